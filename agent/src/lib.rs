@@ -1,0 +1,3 @@
+//! The Hydrometer agent as a library, so that tests and benches reach its parts.
+
+pub mod kernel;

@@ -1,0 +1,166 @@
+//! A finding about a client, with the evidence a person needs to judge it.
+
+use std::{fmt, time::Duration};
+
+use crate::{ClientId, Nanos};
+
+/// Which detector raised it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AnomalyKind {
+    /// Many more requests than the client's own or the population's baseline.
+    RequestRate,
+    /// Requests at machine-regular intervals over a long run.
+    MachineCadence,
+    /// Answers that carry log-probabilities.
+    LogitHarvest,
+}
+
+impl AnomalyKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::RequestRate, Self::MachineCadence, Self::LogitHarvest];
+
+    /// The kind's name in snake case, as users type and read it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RequestRate => "request_rate",
+            Self::MachineCadence => "machine_cadence",
+            Self::LogitHarvest => "logit_harvest",
+        }
+    }
+
+    /// The MITRE ATLAS 5.6.0 technique: identifier and name.
+    pub const fn technique(self) -> (&'static str, &'static str) {
+        match self {
+            Self::RequestRate => ("AML.T0040", "AI Model Inference API Access"),
+            Self::MachineCadence => ("AML.T0005.001", "Train Proxy via Replication"),
+            Self::LogitHarvest => ("AML.T0024.002", "Extract AI Model"),
+        }
+    }
+}
+
+impl fmt::Display for AnomalyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How much it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Worth knowing.
+    Low,
+    /// Look today.
+    Medium,
+    /// Look now.
+    High,
+    /// Act now.
+    Critical,
+}
+
+/// Where an anomaly is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Just raised.
+    Open,
+    /// Still going on; evidence renewed.
+    Updated,
+    /// Over.
+    Closed,
+}
+
+/// What a value was compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ComparedWith {
+    /// The client's own past.
+    Own,
+    /// All clients of this node.
+    Population,
+    /// All answers of the same service.
+    Service,
+    /// A fixed limit of the detector.
+    Limit,
+}
+
+impl ComparedWith {
+    /// The word for it: "own", "population", "service" or "limit".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Population => "population",
+            Self::Service => "service",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// A feature that decided, and what it was compared with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeatureEvidence {
+    /// Name of the feature.
+    pub feature: &'static str,
+    /// Its value for this client.
+    pub value: f64,
+    /// What is usual.
+    pub baseline: f64,
+    /// Unit of both.
+    pub unit: &'static str,
+    /// What the baseline is.
+    pub compared_with: ComparedWith,
+    /// Robust standard deviations from the baseline.
+    pub deviation: f64,
+}
+
+/// A value over time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Name of the feature.
+    pub feature: &'static str,
+    /// Unit of the values.
+    pub unit: &'static str,
+    /// Start of the first point.
+    pub start: Nanos,
+    /// Between points.
+    pub step: Duration,
+    /// Values, oldest first.
+    pub values: Vec<f64>,
+}
+
+/// Why an anomaly was raised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// One sentence in plain words.
+    pub summary: String,
+    /// The features that decided.
+    pub features: Vec<FeatureEvidence>,
+    /// The recent series behind them.
+    pub series: Vec<Series>,
+    /// Exchanges the finding rests on.
+    pub exchanges: u64,
+}
+
+/// One finding, in one state. The same id passes through open, updated and closed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Anomaly {
+    /// Stable identifier.
+    pub id: String,
+    /// Which detector.
+    pub kind: AnomalyKind,
+    /// Where in its life.
+    pub state: State,
+    /// How much it matters.
+    pub severity: Severity,
+    /// 0 (nothing) to 1 (certain).
+    pub score: f64,
+    /// The client.
+    pub client: ClientId,
+    /// When the behaviour began.
+    pub first_seen: Nanos,
+    /// When it was last seen.
+    pub last_seen: Nanos,
+    /// When it was raised.
+    pub raised: Nanos,
+    /// Why.
+    pub evidence: Evidence,
+    /// Number of this state, from 1; rises with every change.
+    pub revision: u32,
+}

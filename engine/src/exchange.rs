@@ -1,0 +1,97 @@
+//! One question and its answer, as the wire showed them.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClientId, Nanos};
+
+/// A local address and port that serves a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Service {
+    /// The address; `None` when the record does not tell it.
+    pub address: Option<IpAddr>,
+    /// TCP or UDP port.
+    pub port: u16,
+}
+
+/// What a flow speaks, as far as the wire tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP split at direction changes, nothing known about it.
+    #[default]
+    Other,
+    /// HTTP/1.x in clear text.
+    Http1,
+    /// HTTP/1.x or WebSocket inside TLS.
+    Tls,
+    /// HTTP/2 in clear text.
+    Http2,
+    /// HTTP/2 inside TLS.
+    TlsHttp2,
+    /// QUIC.
+    Quic,
+}
+
+/// How a figure was obtained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accuracy {
+    /// Read from the wire without inference.
+    Exact,
+    /// Computed from exact figures by a rule that holds for the protocol.
+    #[default]
+    Derived,
+    /// A guess with a known error.
+    Estimated,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The client asked again, closed in order, or the answer has been over for a while.
+    #[default]
+    Complete,
+    /// The connection was cut while the answer was outstanding or in progress.
+    Aborted,
+}
+
+/// One question and its answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// First byte of the request.
+    pub start: Nanos,
+    /// Who asked.
+    pub client: ClientId,
+    /// The client's port; 0 when the record does not tell it.
+    pub client_port: u16,
+    /// What was asked.
+    pub service: Service,
+    /// Identifies the flow within one agent run or one capture.
+    pub flow: u64,
+    /// Application bytes of the request.
+    pub request_bytes: u64,
+    /// Application bytes of the answer.
+    pub answer_bytes: u64,
+    /// End of the request to the first answer record; `None` without an answer.
+    pub time_to_first_byte: Option<Duration>,
+    /// End of the request to the second answer record, which is the first token of a stream; `None`
+    /// when there was no second record.
+    pub time_to_first_token: Option<Duration>,
+    /// Start of the request to the last byte of the answer (or of the request, without an answer).
+    pub duration: Duration,
+    /// Server records (TLS) or segments (clear text) of the answer.
+    pub records: u32,
+    /// Median application bytes of those records; 0 without any.
+    pub record_median: u32,
+    /// What the flow spoke.
+    pub protocol: Protocol,
+    /// Accuracy of these figures.
+    pub accuracy: Accuracy,
+    /// How it ended.
+    pub ending: Ending,
+    /// JA4 fingerprint of the client's TLS ClientHello, where measured.
+    pub ja4: Option<String>,
+}
