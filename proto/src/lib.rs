@@ -7,6 +7,7 @@
 #[allow(
     missing_docs,
     clippy::pedantic,
+    clippy::large_enum_variant,
     clippy::allow_attributes_without_reason,
     unused_qualifications,
     unreachable_pub,
