@@ -1,0 +1,212 @@
+//! `hydrometer anomalies`: what was found, and with `--follow` what is being found.
+//!
+//! In flows the WatchAnomalies stream, out flow lines: a table, a table with evidence, or one
+//! [`schema::Anomaly`] a line. Invariant: a line is written whole and at once, so that a pipe sees
+//! each anomaly when it happens.
+
+use std::{collections::HashMap, path::Path};
+
+use anyhow::bail;
+use clap::Args;
+use hydrometer_proto::v1::{Anomaly, AnomalyKind, Severity, WatchAnomaliesRequest};
+use jiff::Timestamp;
+
+use super::{
+    clients::OpenKinds,
+    connect,
+    output::{self, ColorChoice, Format, Paint, Tone},
+    schema, units, words,
+};
+
+/// Show anomalies with their evidence.
+#[derive(Args, Debug)]
+pub struct AnomaliesArgs {
+    /// What to print: a line each, evidence below each line (wide), or one JSON object a line
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// Keep printing anomalies as they open, change and close
+    #[arg(short, long)]
+    follow: bool,
+    /// Only those last seen since then: a span such as 10m, or an RFC 3339 instant
+    #[arg(long, value_name = "SPAN|INSTANT", value_parser = |text: &str| words::parse_since(text, Timestamp::now()))]
+    since: Option<Timestamp>,
+    /// Only these kinds: request_rate, machine_cadence, logit_harvest
+    #[arg(long, value_delimiter = ',', value_parser = words::parse_kind)]
+    kind: Vec<AnomalyKind>,
+    /// Only this severity or worse: low, medium, high, critical
+    #[arg(long, value_parser = words::parse_severity)]
+    min_severity: Option<Severity>,
+    /// Only this client
+    #[arg(long, value_name = "ADDR")]
+    client: Option<String>,
+    /// When to colour
+    #[arg(long, value_enum, default_value_t)]
+    color: ColorChoice,
+}
+
+impl AnomaliesArgs {
+    fn request(&self) -> WatchAnomaliesRequest {
+        WatchAnomaliesRequest {
+            follow: self.follow,
+            since: self
+                .since
+                .map(|at| prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }),
+            kinds: self.kind.iter().map(|&kind| kind.into()).collect(),
+            min_severity: self.min_severity.unwrap_or_default().into(),
+            client: self.client.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Prints the anomalies of the agent on `socket`; following, until Ctrl-C or until the agent goes.
+pub async fn run(args: AnomaliesArgs, socket: &Path) -> anyhow::Result<()> {
+    let stream = stream(&args, socket);
+    if !args.follow {
+        return stream.await;
+    }
+    tokio::select! {
+        result = stream => result,
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+    }
+}
+
+async fn stream(args: &AnomaliesArgs, socket: &Path) -> anyhow::Result<()> {
+    const ASKED: &str = "show anomalies";
+    let paint = Paint::for_stdout(args.color);
+    let mut agent = connect::agent(socket).await?;
+    let mut stream = agent
+        .watch_anomalies(args.request())
+        .await
+        .map_err(|status| connect::refused(ASKED, &status))?
+        .into_inner();
+    let mut is_first = true;
+    while let Some(message) = stream.message().await.map_err(|status| connect::refused(ASKED, &status))? {
+        let Some(anomaly) = message.anomaly else { continue };
+        if args.output == Format::Json {
+            output::print_json_line(&schema::Anomaly::from(&anomaly))?;
+            continue;
+        }
+        if is_first {
+            output::print(&header(paint))?;
+            is_first = false;
+        }
+        output::print(&line(&anomaly, paint))?;
+        if args.output == Format::Wide {
+            output::print(&evidence(&anomaly, paint))?;
+        }
+    }
+    if args.follow {
+        bail!(
+            "the agent on {} has ended the stream: it is stopping; run the command again when it is back",
+            socket.display()
+        );
+    }
+    if is_first && args.output != Format::Json {
+        output::print("no anomalies\n")?;
+    }
+    Ok(())
+}
+
+/// The kinds of all open anomalies, by identifier.
+pub async fn open_kinds(agent: &mut connect::Agent) -> anyhow::Result<OpenKinds> {
+    const ASKED: &str = "read the open anomalies";
+    let mut stream = agent
+        .watch_anomalies(WatchAnomaliesRequest::default())
+        .await
+        .map_err(|status| connect::refused(ASKED, &status))?
+        .into_inner();
+    let mut kinds = HashMap::new();
+    while let Some(message) = stream.message().await.map_err(|status| connect::refused(ASKED, &status))? {
+        if let Some(anomaly) = message.anomaly.filter(words::is_open) {
+            kinds.insert(anomaly.id, anomaly.kind);
+        }
+    }
+    Ok(kinds)
+}
+
+/// Lines appear one by one, so the columns have fixed widths: those of their longest usual value.
+fn columns(time: &str, state: &str, severity: &str, kind: &str, client: &str, score: &str) -> [String; 6] {
+    [
+        format!("{time:<20}"),
+        format!("{state:<7}"),
+        format!("{severity:<8}"),
+        format!("{kind:<15}"),
+        format!("{client:<24}"),
+        format!("{score:>5}"),
+    ]
+}
+
+/// The titles of the columns.
+pub fn header(paint: Paint) -> String {
+    let titles =
+        columns("LAST SEEN", "STATE", "SEVERITY", "KIND", "CLIENT", "SCORE").join("  ") + "  SUMMARY";
+    paint.text(Tone::Strong, &titles) + "\n"
+}
+
+/// One anomaly in one line.
+pub fn line(anomaly: &Anomaly, paint: Paint) -> String {
+    let cells = columns(
+        &units::instant(words::instant(anomaly.last_seen.as_ref())),
+        &words::state(anomaly.state),
+        &words::severity(anomaly.severity),
+        &words::kind(anomaly.kind),
+        &anomaly.client,
+        &format!("{:.2}", anomaly.score),
+    );
+    let is_open = words::is_open(anomaly);
+    let tones = [
+        Tone::Plain,
+        Tone::Plain,
+        words::severity_tone(anomaly.severity),
+        Tone::Plain,
+        Tone::Strong,
+        Tone::Plain,
+    ];
+    let mut text = String::new();
+    for (cell, tone) in cells.iter().zip(tones) {
+        text.push_str(&paint.text(if is_open { tone } else { Tone::Dim }, cell));
+        text.push_str("  ");
+    }
+    text.push_str(
+        &paint.text(Tone::Plain, anomaly.evidence.as_ref().map_or("", |evidence| &evidence.summary)),
+    );
+    text.push('\n');
+    text
+}
+
+/// Why it was raised: what was measured, and how unusual against what.
+pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
+    let mut text = format!(
+        "    {} {} · since {} · on {} · {} exchanges · id {}\n",
+        paint.text(Tone::Plain, &anomaly.atlas_technique),
+        paint.text(Tone::Plain, &anomaly.atlas_technique_name),
+        units::instant(words::instant(anomaly.first_seen.as_ref())),
+        paint.text(Tone::Plain, if anomaly.node.is_empty() { "this node" } else { &anomaly.node }),
+        units::count(anomaly.evidence.as_ref().map_or(0, |evidence| evidence.exchanges)),
+        paint.text(Tone::Dim, &anomaly.id),
+    );
+    for feature in anomaly.evidence.iter().flat_map(|evidence| &evidence.features) {
+        let measured = format!(
+            "    {:<28} {:>10}   baseline {:>10}   {:>+7.1} deviations   against {}",
+            feature.feature,
+            units::with_unit(feature.value, &feature.unit),
+            units::with_unit(feature.baseline, &feature.unit),
+            feature.deviation,
+            against(&feature.compared_with),
+        );
+        text.push_str(&paint.text(Tone::Plain, &measured));
+        text.push('\n');
+    }
+    text
+}
+
+/// What a baseline is, in words.
+pub fn against(compared_with: &str) -> &str {
+    match compared_with {
+        "own" => "its own past",
+        "population" => "the other clients",
+        "service" => "all answers of the service",
+        "limit" => "a fixed limit",
+        other => other,
+    }
+}

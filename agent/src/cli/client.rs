@@ -1,0 +1,264 @@
+//! `hydrometer client ADDR`: all about one client.
+//!
+//! In flows one GetClient answer, out flows a page of text or [`schema::ClientInDepth`].
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use hydrometer_proto::v1::{Anomaly, Client, Exchange, Flow, GetClientRequest, GetClientResponse};
+use jiff::Timestamp;
+use tonic::Code;
+
+use super::{
+    anomalies, chart, connect,
+    output::{self, Align, ColorChoice, Grid, Paint, Report, Tone},
+    schema, units, words,
+};
+
+/// Show everything about one client.
+#[derive(Args, Debug)]
+pub struct ClientArgs {
+    /// IPv4 address, IPv6 address or IPv6 /64
+    #[arg(value_name = "ADDR")]
+    address: String,
+    /// What to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Report,
+    /// When to colour
+    #[arg(long, value_enum, default_value_t)]
+    color: ColorChoice,
+}
+
+/// Asks the agent on `socket` about one client and prints what it knows.
+pub async fn run(args: ClientArgs, socket: &Path) -> anyhow::Result<()> {
+    let mut agent = connect::agent(socket).await?;
+    let response = match agent.get_client(GetClientRequest { address: args.address.clone() }).await {
+        Ok(response) => response.into_inner(),
+        Err(status) if status.code() == Code::NotFound => bail!(
+            "no client {} is known to this agent; `hydrometer clients --limit 1000` lists those that are",
+            output::clean(&args.address)
+        ),
+        Err(status) => return Err(connect::refused("show the client", &status)),
+    };
+    match args.output {
+        Report::Json => output::print_json(&schema::ClientInDepth::from(&response)),
+        Report::Text => output::print(&render(&response, Timestamp::now(), Paint::for_stdout(args.color))?),
+    }
+}
+
+/// The page about one client.
+pub fn render(response: &GetClientResponse, now: Timestamp, paint: Paint) -> anyhow::Result<String> {
+    let client = response.client.as_ref().context("the agent's answer holds no client; update the agent")?;
+    let sections = [
+        identity(client, now, paint),
+        findings(&response.anomalies, paint),
+        rates(client, paint),
+        sparkline(client, paint),
+        histograms(client, paint),
+        flows(&response.flows, now, paint),
+        exchanges(&response.exchanges, paint),
+    ];
+    Ok(sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n"))
+}
+
+fn identity(client: &Client, now: Timestamp, paint: Paint) -> String {
+    let counters = client.counters.unwrap_or_default();
+    let (first, last) =
+        (words::instant(client.first_seen.as_ref()), words::instant(client.last_seen.as_ref()));
+    let seen =
+        format!("{} to {} ({} ago)", units::instant(first), units::instant(last), units::age(last, now));
+    let spoken = format!(
+        "{} to {}, figures {}",
+        words::list(&client.protocols, |&protocol| words::protocol(protocol)),
+        words::list(&client.services, |service| words::service(Some(service))),
+        words::accuracy(client.accuracy),
+    );
+    let asked = format!(
+        "{} requests ({}), {} answered ({})",
+        units::count(counters.requests),
+        units::bytes(counters.request_bytes as f64),
+        units::count(counters.exchanges),
+        units::bytes(counters.answer_bytes as f64),
+    );
+    let packets = format!(
+        "{} in ({}), {} out ({})",
+        units::count(counters.ingress_packets),
+        units::bytes(counters.ingress_bytes as f64),
+        units::count(counters.egress_packets),
+        units::bytes(counters.egress_bytes as f64),
+    );
+    let connections =
+        format!("{} with data, {} SYNs", units::count(counters.connections), units::count(counters.syns));
+    let mut lines = vec![
+        ("client", Tone::Strong, client.address.clone()),
+        ("seen", Tone::Plain, seen),
+        ("speaks", Tone::Plain, spoken),
+        ("asked", Tone::Plain, asked),
+        ("packets", Tone::Plain, packets),
+        ("connections", Tone::Plain, connections),
+    ];
+    if !client.ja4.is_empty() {
+        lines.push(("ja4", Tone::Plain, client.ja4.join(", ")));
+    }
+    lines.into_iter().fold(String::new(), |text, (name, tone, value)| {
+        text + &format!("{name:<12} {}\n", paint.text(tone, &value))
+    })
+}
+
+fn findings(found: &[Anomaly], paint: Paint) -> String {
+    if found.is_empty() {
+        return paint.text(Tone::Good, "no anomalies") + "\n";
+    }
+    let mut text = anomalies::header(paint);
+    for anomaly in found {
+        text.push_str(&anomalies::line(anomaly, paint));
+        text.push_str(&anomalies::evidence(anomaly, paint));
+    }
+    text
+}
+
+fn rates(client: &Client, paint: Paint) -> String {
+    let mut grid = Grid::new(
+        paint,
+        &[
+            ("WINDOW", Align::Left),
+            ("REQUESTS", Align::Right),
+            ("REQ/S", Align::Right),
+            ("ASKED/S", Align::Right),
+            ("ANSWERED/S", Align::Right),
+            ("CONC", Align::Right),
+            ("INTERVAL", Align::Right),
+            ("MAD", Align::Right),
+            ("CV", Align::Right),
+            ("ENTROPY", Align::Right),
+            ("REQ MED", Align::Right),
+            ("ANS MED", Align::Right),
+            ("REC MED", Align::Right),
+        ],
+    );
+    let seconds = |value| units::or_absent(value, |value| units::with_unit(value, "s"));
+    let size = |value| units::or_absent(value, units::bytes);
+    for window in &client.windows {
+        let cells = [
+            units::duration(words::duration(window.window.as_ref()).unwrap_or_default()),
+            units::count(window.requests),
+            units::number(window.request_rate),
+            units::bytes(window.request_bytes_rate),
+            units::bytes(window.answer_bytes_rate),
+            units::number(window.concurrency),
+            seconds(window.interarrival_median_s),
+            seconds(window.interarrival_mad_s),
+            units::or_absent(window.interarrival_cv, |cv| format!("{cv:.2}")),
+            units::with_unit(window.request_size_entropy_bits, "bit"),
+            size(window.request_bytes_median),
+            size(window.answer_bytes_median),
+            size(window.server_record_median_bytes),
+        ];
+        grid.row(cells.map(|text| (Tone::Plain, text)));
+    }
+    grid.finish()
+}
+
+fn sparkline(client: &Client, paint: Paint) -> String {
+    let series = &client.rate_series;
+    if series.is_empty() {
+        return String::new();
+    }
+    let peak = series.iter().copied().fold(0.0, f64::max);
+    format!(
+        "{}\n{}\n",
+        paint.text(
+            Tone::Strong,
+            &format!("REQUESTS PER SECOND, last {} s, peak {}", series.len() * 10, units::number(peak))
+        ),
+        chart::sparkline(series)
+    )
+}
+
+fn histograms(client: &Client, paint: Paint) -> String {
+    [
+        ("REQUEST SIZES", &client.request_sizes),
+        ("ANSWER SIZES", &client.answer_sizes),
+        ("TIME BETWEEN REQUESTS", &client.interarrival),
+    ]
+    .into_iter()
+    .filter_map(|(title, histogram)| histogram.as_ref().map(|histogram| (title, histogram)))
+    .map(|(title, histogram)| {
+        let bars = chart::bars(histogram);
+        let drawn = if bars.is_empty() { "  none yet\n".to_owned() } else { chart::draw(&bars, 40) };
+        paint.text(Tone::Strong, title) + "\n" + &drawn
+    })
+    .collect::<Vec<_>>()
+    .join("\n")
+}
+
+fn flows(flows: &[Flow], now: Timestamp, paint: Paint) -> String {
+    let mut grid = Grid::new(
+        paint,
+        &[
+            ("FLOW", Align::Left),
+            ("PROTOCOL", Align::Left),
+            ("ACCURACY", Align::Left),
+            ("REQUESTS", Align::Right),
+            ("ASKED", Align::Right),
+            ("ANSWERED", Align::Right),
+            ("AGE", Align::Right),
+            ("SEEN", Align::Right),
+            ("STATE", Align::Left),
+        ],
+    );
+    for flow in flows {
+        let cells = [
+            format!("{} > {}", flow.client_port, words::service(flow.service.as_ref())),
+            words::protocol(flow.protocol),
+            words::accuracy(flow.accuracy),
+            units::count(flow.requests),
+            units::bytes(flow.request_bytes as f64),
+            units::bytes(flow.answer_bytes as f64),
+            units::age(words::instant(flow.first_seen.as_ref()), now),
+            units::age(words::instant(flow.last_seen.as_ref()), now),
+            if flow.in_progress { "answering" } else { "idle" }.to_owned(),
+        ];
+        grid.row(cells.map(|text| (Tone::Plain, text)));
+    }
+    if flows.is_empty() { "no live flows\n".to_owned() } else { grid.finish() }
+}
+
+fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
+    let mut grid = Grid::new(
+        paint,
+        &[
+            ("EXCHANGE", Align::Left),
+            ("PORT", Align::Right),
+            ("ASKED", Align::Right),
+            ("ANSWERED", Align::Right),
+            ("FIRST BYTE", Align::Right),
+            ("DURATION", Align::Right),
+            ("RECORDS", Align::Right),
+            ("REC MED", Align::Right),
+            ("ACCURACY", Align::Left),
+            ("END", Align::Left),
+        ],
+    );
+    let span = |value: Option<&prost_types::Duration>| {
+        words::duration(value).map_or_else(|| units::ABSENT.to_owned(), units::duration)
+    };
+    for exchange in exchanges {
+        let cells = [
+            units::time_of_day(words::instant(exchange.start.as_ref())),
+            exchange.client_port.to_string(),
+            units::bytes(exchange.request_bytes as f64),
+            units::bytes(exchange.answer_bytes as f64),
+            span(exchange.time_to_first_byte.as_ref()),
+            span(exchange.duration.as_ref()),
+            units::count(u64::from(exchange.records)),
+            units::bytes(f64::from(exchange.record_median_bytes)),
+            words::accuracy(exchange.accuracy),
+            if exchange.aborted { "aborted" } else { "complete" }.to_owned(),
+        ];
+        let tone = if exchange.aborted { Tone::Warn } else { Tone::Plain };
+        grid.row(cells.map(|text| (tone, text)));
+    }
+    if exchanges.is_empty() { "no finished exchanges\n".to_owned() } else { grid.finish() }
+}

@@ -1,0 +1,374 @@
+//! The JSON that `-o json` prints: a stable schema, apart from the gRPC messages.
+//!
+//! In flow messages, out flow serialisable values. Invariants: names are snake case and end in their
+//! unit (`_bytes`, `_s`, `_ms`, `_per_s`; a bare count has none); instants are RFC 3339 in UTC; a
+//! figure that is not there is `null`; fields are added, never renamed or removed.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+mod convert;
+
+/// `clients -o json`: `{"time", "total", "clients": […]}`.
+#[derive(Debug, Serialize)]
+pub struct Clients {
+    /// When the agent read them.
+    pub time: Option<Timestamp>,
+    /// Clients known, before the limit.
+    pub total: u64,
+    /// In the order asked for.
+    pub clients: Vec<Client>,
+}
+
+/// One client.
+#[derive(Debug, Serialize)]
+pub struct Client {
+    /// IPv4 address or IPv6 prefix.
+    pub address: String,
+    /// First packet.
+    pub first_seen: Option<Timestamp>,
+    /// Last packet.
+    pub last_seen: Option<Timestamp>,
+    /// `exact`, `derived` or `estimated`: the worst of its flows.
+    pub accuracy: String,
+    /// `http1`, `tls`, …
+    pub protocols: Vec<String>,
+    /// Services it used.
+    pub services: Vec<Service>,
+    /// JA4 fingerprints; empty when not measured.
+    pub ja4: Vec<String>,
+    /// Identifiers of open anomalies.
+    pub open_anomalies: Vec<String>,
+    /// Exact counters since first seen.
+    pub counters: Option<Counters>,
+    /// Features per window, shortest first.
+    pub windows: Vec<Window>,
+    /// Sizes of requests.
+    pub request_sizes: Option<Histogram>,
+    /// Sizes of answers.
+    pub answer_sizes: Option<Histogram>,
+    /// Time between requests.
+    pub interarrival: Option<Histogram>,
+    /// Requests per second over spans of 10 s, oldest first.
+    pub rate_series_per_s: Vec<f64>,
+}
+
+/// A watched address and port; the address is empty when the port is watched on any.
+#[derive(Debug, Serialize)]
+pub struct Service {
+    /// Address.
+    pub address: String,
+    /// Port.
+    pub port: u32,
+}
+
+/// Counters since the client was first seen.
+#[derive(Debug, Serialize)]
+pub struct Counters {
+    /// Packets from the client.
+    pub ingress_packets: u64,
+    /// IP bytes from the client.
+    pub ingress_ip_bytes: u64,
+    /// Packets to the client.
+    pub egress_packets: u64,
+    /// IP bytes to the client.
+    pub egress_ip_bytes: u64,
+    /// TCP SYNs.
+    pub syns: u64,
+    /// Connections with data.
+    pub connections: u64,
+    /// Requests that began.
+    pub requests: u64,
+    /// Exchanges that ended.
+    pub exchanges: u64,
+    /// Application bytes asked.
+    pub request_bytes: u64,
+    /// Application bytes answered.
+    pub answer_bytes: u64,
+}
+
+/// Features over one window.
+#[derive(Debug, Serialize)]
+pub struct Window {
+    /// Length of the window.
+    pub window_s: f64,
+    /// Requests that began in it.
+    pub requests: u64,
+    /// Their rate.
+    pub requests_per_s: f64,
+    /// Application bytes asked.
+    pub request_bytes_per_s: f64,
+    /// Application bytes answered.
+    pub answer_bytes_per_s: f64,
+    /// Mean number of requests in progress.
+    pub concurrency: f64,
+    /// 0 is a metronome, 1 is random.
+    pub interarrival_cv: Option<f64>,
+    /// Median time between requests.
+    pub interarrival_median_s: Option<f64>,
+    /// Its median absolute deviation.
+    pub interarrival_mad_s: Option<f64>,
+    /// Entropy of the request-size histogram.
+    pub request_size_entropy_bits: f64,
+    /// Median request.
+    pub request_median_bytes: Option<f64>,
+    /// Median answer.
+    pub answer_median_bytes: Option<f64>,
+    /// Median server record of streamed answers.
+    pub server_record_median_bytes: Option<f64>,
+}
+
+/// Counts by power-of-two bucket.
+#[derive(Debug, Serialize)]
+pub struct Histogram {
+    /// `bytes` or `ms`.
+    pub unit: String,
+    /// Where bucket 0 begins; each bucket is twice as wide as the one before.
+    pub lower_bound: f64,
+    /// Counts by bucket.
+    pub counts: Vec<u64>,
+}
+
+/// `client ADDR -o json`.
+#[derive(Debug, Serialize)]
+pub struct ClientInDepth {
+    /// The client.
+    pub client: Option<Client>,
+    /// Live flows, most recent first.
+    pub flows: Vec<Flow>,
+    /// Last exchanges, most recent first.
+    pub exchanges: Vec<Exchange>,
+    /// Its anomalies, most recent first.
+    pub anomalies: Vec<Anomaly>,
+}
+
+/// One connection.
+#[derive(Debug, Serialize)]
+pub struct Flow {
+    /// Client port.
+    pub client_port: u32,
+    /// Service it talks to.
+    pub service: Option<Service>,
+    /// What it speaks.
+    pub protocol: String,
+    /// Accuracy of its figures.
+    pub accuracy: String,
+    /// First packet.
+    pub first_seen: Option<Timestamp>,
+    /// Last packet.
+    pub last_seen: Option<Timestamp>,
+    /// Requests that began on it.
+    pub requests: u64,
+    /// Application bytes asked.
+    pub request_bytes: u64,
+    /// Application bytes answered.
+    pub answer_bytes: u64,
+    /// Whether an answer is outstanding.
+    pub in_progress: bool,
+}
+
+/// One question and its answer.
+#[derive(Debug, Serialize)]
+pub struct Exchange {
+    /// First byte of the request.
+    pub start: Option<Timestamp>,
+    /// Client port.
+    pub client_port: u32,
+    /// Service asked.
+    pub service: Option<Service>,
+    /// Application bytes of the request.
+    pub request_bytes: u64,
+    /// Application bytes of the answer.
+    pub answer_bytes: u64,
+    /// To the first answer record.
+    pub ttfb_ms: Option<f64>,
+    /// To the second answer record.
+    pub ttft_ms: Option<f64>,
+    /// To the last answer byte.
+    pub duration_ms: Option<f64>,
+    /// Server records of the answer.
+    pub records: u32,
+    /// Their median.
+    pub record_median_bytes: u32,
+    /// What the flow spoke.
+    pub protocol: String,
+    /// Accuracy of these figures.
+    pub accuracy: String,
+    /// Cut short.
+    pub aborted: bool,
+}
+
+/// One anomaly in one state: a line of `anomalies -o json`.
+#[derive(Debug, Serialize)]
+pub struct Anomaly {
+    /// The same through open, updated and closed.
+    pub id: String,
+    /// Rises with every change.
+    pub revision: u32,
+    /// `open`, `updated` or `closed`.
+    pub state: String,
+    /// Which detector.
+    pub kind: String,
+    /// `low` to `critical`.
+    pub severity: String,
+    /// 0 to 1.
+    pub score: f64,
+    /// MITRE ATLAS technique.
+    pub atlas_technique: String,
+    /// Its name.
+    pub atlas_technique_name: String,
+    /// The client.
+    pub client: String,
+    /// Node that raised it.
+    pub node: String,
+    /// When the behaviour began.
+    pub first_seen: Option<Timestamp>,
+    /// When it was last seen.
+    pub last_seen: Option<Timestamp>,
+    /// When it was raised.
+    pub raised: Option<Timestamp>,
+    /// One sentence.
+    pub summary: String,
+    /// Exchanges it rests on.
+    pub exchanges: u64,
+    /// Features that decided.
+    pub features: Vec<Feature>,
+    /// Series behind them.
+    pub series: Vec<Series>,
+}
+
+/// A feature that decided; value and baseline are in `unit`.
+#[derive(Debug, Serialize)]
+pub struct Feature {
+    /// Name.
+    pub feature: String,
+    /// For this client.
+    pub value: f64,
+    /// What is usual.
+    pub baseline: f64,
+    /// Of both.
+    pub unit: String,
+    /// `own`, `population`, `service` or `limit`.
+    pub compared_with: String,
+    /// Robust standard deviations from the baseline.
+    pub deviation: f64,
+}
+
+/// A value over time, in `unit`.
+#[derive(Debug, Serialize)]
+pub struct Series {
+    /// Name.
+    pub feature: String,
+    /// Of the values.
+    pub unit: String,
+    /// Start of the first point.
+    pub start: Option<Timestamp>,
+    /// Between points.
+    pub step_s: f64,
+    /// Oldest first.
+    pub values: Vec<f64>,
+}
+
+/// `status -o json`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Name of the node.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// When the agent started.
+    pub started: Option<Timestamp>,
+    /// Count by stage; a stage without a loss has 0.
+    pub losses: BTreeMap<String, u64>,
+    /// Where the programs are attached.
+    pub attachments: Vec<Attachment>,
+    /// Programs loaded.
+    pub programs: Vec<Program>,
+    /// Kernel maps.
+    pub maps: Vec<Map>,
+    /// Services watched.
+    pub services: Vec<Service>,
+    /// Packets since start.
+    pub packets: Option<Packets>,
+    /// The link to the control plane; `null` when none is configured.
+    pub control_plane: Option<ControlPlane>,
+    /// Clients known.
+    pub clients: u64,
+    /// Anomalies open.
+    pub open_anomalies: u64,
+    /// Exchanges since start.
+    pub exchanges: u64,
+}
+
+/// One program on one interface.
+#[derive(Debug, Serialize)]
+pub struct Attachment {
+    /// Interface.
+    pub interface: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `xdp-native`, `tcx`, …
+    pub mode: String,
+}
+
+/// One loaded program.
+#[derive(Debug, Serialize)]
+pub struct Program {
+    /// Name.
+    pub name: String,
+    /// Kernel id.
+    pub id: u32,
+    /// Instructions the verifier processed.
+    pub verified_instructions: u32,
+    /// Machine code.
+    pub jited_bytes: u32,
+}
+
+/// One kernel map.
+#[derive(Debug, Serialize)]
+pub struct Map {
+    /// Name.
+    pub name: String,
+    /// Entries in it, where it can be told.
+    pub entries: Option<u64>,
+    /// Entries it can hold.
+    pub capacity: u64,
+    /// Kernel memory.
+    pub memory_bytes: u64,
+}
+
+/// Packets since start.
+#[derive(Debug, Serialize)]
+pub struct Packets {
+    /// Seen on ingress.
+    pub ingress_seen: u64,
+    /// Of those, of watched services.
+    pub ingress_watched: u64,
+    /// Seen on egress.
+    pub egress_seen: u64,
+    /// Of those, of watched services.
+    pub egress_watched: u64,
+}
+
+/// The stream to the control plane.
+#[derive(Debug, Serialize)]
+pub struct ControlPlane {
+    /// Where.
+    pub address: String,
+    /// Whether it is up.
+    pub connected: bool,
+    /// Why not.
+    pub last_error: String,
+    /// Newest anomaly handed over.
+    pub last_sequence: u64,
+    /// Newest anomaly acknowledged.
+    pub acked_sequence: u64,
+    /// Waiting for an acknowledgement.
+    pub pending: u64,
+    /// Times the stream was set up.
+    pub connects: u64,
+}

@@ -1,0 +1,173 @@
+//! Reading the protocol's messages for people: names of enums, instants, the window that is shown.
+//!
+//! In flow generated messages, out flow plain values. Invariant: a value that this build does not
+//! know (a newer agent) has a name too and never fails.
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::bail;
+use hydrometer_proto::v1::{
+    Accuracy, Anomaly, AnomalyKind, AnomalyState, Client, Histogram, Protocol, Service, Severity,
+    WindowFeatures,
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::output::Tone;
+
+const UNKNOWN: &str = "unknown";
+const KIND_PREFIX: &str = "ANOMALY_KIND_";
+const SEVERITY_PREFIX: &str = "SEVERITY_";
+
+fn word(name: Option<&str>, prefix: &str) -> String {
+    name.and_then(|name| name.strip_prefix(prefix)).unwrap_or(UNKNOWN).to_ascii_lowercase()
+}
+
+/// The name of an anomaly kind, e.g. `logit_harvest`.
+pub fn kind(value: i32) -> String {
+    word(AnomalyKind::try_from(value).ok().map(|kind| kind.as_str_name()), KIND_PREFIX)
+}
+
+/// The name of a severity, e.g. `high`.
+pub fn severity(value: i32) -> String {
+    word(Severity::try_from(value).ok().map(|severity| severity.as_str_name()), SEVERITY_PREFIX)
+}
+
+/// The name of an anomaly's state: `open`, `updated` or `closed`.
+pub fn state(value: i32) -> String {
+    word(AnomalyState::try_from(value).ok().map(|state| state.as_str_name()), "ANOMALY_STATE_")
+}
+
+/// The name of a protocol, e.g. `tls`.
+pub fn protocol(value: i32) -> String {
+    word(Protocol::try_from(value).ok().map(|protocol| protocol.as_str_name()), "PROTOCOL_")
+}
+
+/// The name of an accuracy: `exact`, `derived` or `estimated`.
+pub fn accuracy(value: i32) -> String {
+    word(Accuracy::try_from(value).ok().map(|accuracy| accuracy.as_str_name()), "ACCURACY_")
+}
+
+/// Reads an anomaly kind as users type it.
+pub fn parse_kind(text: &str) -> anyhow::Result<AnomalyKind> {
+    let wanted = text.replace('-', "_").to_ascii_uppercase();
+    match AnomalyKind::from_str_name(&format!("{KIND_PREFIX}{wanted}")) {
+        Some(AnomalyKind::Unspecified) | None => {
+            bail!("{text:?} is not an anomaly kind; kinds are {}", names(kind))
+        }
+        Some(kind) => Ok(kind),
+    }
+}
+
+/// Reads a severity as users type it.
+pub fn parse_severity(text: &str) -> anyhow::Result<Severity> {
+    match Severity::from_str_name(&format!("{SEVERITY_PREFIX}{}", text.to_ascii_uppercase())) {
+        Some(Severity::Unspecified) | None => {
+            bail!("{text:?} is not a severity; severities are {}", names(severity))
+        }
+        Some(severity) => Ok(severity),
+    }
+}
+
+/// The names of all specified values of an enum; the protocol numbers them from 1 without gaps.
+fn names(name: fn(i32) -> String) -> String {
+    (1..).map(name).take_while(|name| name != UNKNOWN).collect::<Vec<_>>().join(", ")
+}
+
+/// Reads "since": a span before `now` such as `10m`, or an RFC 3339 instant.
+pub fn parse_since(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
+    if let Ok(at) = Timestamp::from_str(text) {
+        return Ok(at);
+    }
+    match SignedDuration::from_str(text) {
+        Ok(span) if !span.is_negative() => Ok(now.checked_sub(span)?),
+        _ => bail!(
+            "{text:?} is not a time; give a span such as 10m or 2h, or an instant such as 2026-05-04T10:00:00Z"
+        ),
+    }
+}
+
+/// How a severity is to be seen.
+pub fn severity_tone(value: i32) -> Tone {
+    match Severity::try_from(value) {
+        Ok(Severity::Critical | Severity::High) => Tone::Bad,
+        Ok(Severity::Medium) => Tone::Warn,
+        _ => Tone::Plain,
+    }
+}
+
+/// Whether the anomaly is still going on.
+pub fn is_open(anomaly: &Anomaly) -> bool {
+    anomaly.state() != AnomalyState::Closed
+}
+
+/// An instant of the protocol; `None` when absent or outside the calendar.
+pub fn instant(value: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    value.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok())
+}
+
+/// A duration of the protocol; `None` when absent or negative.
+pub fn duration(value: Option<&prost_types::Duration>) -> Option<Duration> {
+    value.and_then(|span| Duration::try_from(*span).ok())
+}
+
+/// The window of one minute, which listings show.
+pub fn minute(client: &Client) -> Option<&WindowFeatures> {
+    client.windows.iter().find(|window| window.window.as_ref().is_some_and(|span| span.seconds == 60))
+}
+
+/// The longest window that has a value of `feature`: with few requests a minute says nothing yet.
+pub fn longest<T>(client: &Client, feature: impl Fn(&WindowFeatures) -> Option<T>) -> Option<T> {
+    client.windows.iter().rev().find_map(feature)
+}
+
+/// `10.0.0.5:8000`, `[2001:db8::1]:8000`, or `:8000` when the port is watched on any address.
+pub fn service(service: Option<&Service>) -> String {
+    match service {
+        None => String::new(),
+        Some(Service { address, port }) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(Service { address, port }) => format!("{address}:{port}"),
+    }
+}
+
+/// Several short names in one cell.
+pub fn list<T>(values: &[T], name: impl Fn(&T) -> String) -> String {
+    if values.is_empty() {
+        return super::units::ABSENT.to_owned();
+    }
+    values.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+/// The lower bound of a histogram's bucket, in its unit.
+pub fn bucket_start(histogram: &Histogram, bucket: usize) -> f64 {
+    histogram.lower_bound * (bucket as f64).exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_unknown_values_have_a_name() {
+        assert_eq!(kind(AnomalyKind::LogitHarvest as i32), "logit_harvest");
+        assert_eq!(parse_kind("logit-harvest").unwrap(), AnomalyKind::LogitHarvest);
+        assert_eq!(parse_severity("high").unwrap(), Severity::High);
+        assert_eq!((kind(99), state(-1), protocol(99)), (UNKNOWN.into(), UNKNOWN.into(), UNKNOWN.into()));
+        let error = parse_kind("distillation").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "\"distillation\" is not an anomaly kind; kinds are request_rate, machine_cadence, logit_harvest"
+        );
+        assert!(parse_kind("unspecified").is_err());
+        assert!(parse_severity("awful").unwrap_err().to_string().ends_with("low, medium, high, critical"));
+    }
+
+    #[test]
+    fn since_takes_a_span_or_an_instant() {
+        let now: Timestamp = "2026-05-04T10:00:00Z".parse().unwrap();
+        assert_eq!(parse_since("10m", now).unwrap().to_string(), "2026-05-04T09:50:00Z");
+        assert_eq!(parse_since("2026-05-01T00:00:00Z", now).unwrap().to_string(), "2026-05-01T00:00:00Z");
+        for wrong in ["", "yesterday", "-5m", "10"] {
+            assert!(parse_since(wrong, now).is_err(), "{wrong:?}");
+        }
+    }
+}
