@@ -178,7 +178,7 @@ pub fn render(list: &ListClientsResponse, kinds: &OpenKinds, format: Format, pai
         let row = Row {
             client,
             counters: client.counters.unwrap_or_default(),
-            minute: words::minute(client).cloned().unwrap_or_default(),
+            minute: words::minute(client).copied().unwrap_or_default(),
             list,
             kinds,
         };

@@ -88,6 +88,11 @@ impl Paint {
         }
     }
 
+    /// Whether colour is written.
+    pub fn is_colored(self) -> bool {
+        self.colored
+    }
+
     /// `text` in that tone, its control characters escaped.
     pub fn text(self, tone: Tone, text: &str) -> String {
         let clean = clean(text);
