@@ -174,10 +174,29 @@ pub fn line(anomaly: &Anomaly, paint: Paint) -> String {
     text
 }
 
+/// One anomaly of a client already named, on lines that fit a narrow terminal.
+pub fn finding(anomaly: &Anomaly, paint: Paint) -> String {
+    let tone = if words::is_open(anomaly) { words::severity_tone(anomaly.severity) } else { Tone::Dim };
+    let title = format!(
+        "{} {} {}, score {:.2}",
+        words::severity(anomaly.severity).to_uppercase(),
+        words::kind(anomaly.kind),
+        words::state(anomaly.state),
+        anomaly.score
+    );
+    let summary = anomaly.evidence.as_ref().map_or("", |evidence| &evidence.summary);
+    format!(
+        "{}\n    {}\n{}",
+        paint.text(tone, &title),
+        paint.text(Tone::Plain, summary),
+        evidence(anomaly, paint)
+    )
+}
+
 /// Why it was raised: what was measured, and how unusual against what.
 pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
     let mut text = format!(
-        "    {} {} · since {} · on {} · {} exchanges · id {}\n",
+        "    {} {}\n    since {}, on {}, {} exchanges, id {}\n",
         paint.text(Tone::Plain, &anomaly.atlas_technique),
         paint.text(Tone::Plain, &anomaly.atlas_technique_name),
         units::instant(words::instant(anomaly.first_seen.as_ref())),
@@ -187,7 +206,7 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
     );
     for feature in anomaly.evidence.iter().flat_map(|evidence| &evidence.features) {
         let measured = format!(
-            "    {:<28} {:>10}   baseline {:>10}   {:>+7.1} deviations   against {}",
+            "    {}: {} where {} is usual, {:+.1} deviations from {}",
             feature.feature,
             units::with_unit(feature.value, &feature.unit),
             units::with_unit(feature.baseline, &feature.unit),

@@ -2,11 +2,13 @@
 //!
 //! In flows one GetClient answer, out flows a page of text or [`schema::ClientInDepth`].
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use hydrometer_proto::v1::{Anomaly, Client, Exchange, Flow, GetClientRequest, GetClientResponse};
+use hydrometer_proto::v1::{
+    Anomaly, Client, Exchange, Flow, GetClientRequest, GetClientResponse, WindowFeatures,
+};
 use jiff::Timestamp;
 use tonic::Code;
 
@@ -110,54 +112,46 @@ fn findings(found: &[Anomaly], paint: Paint) -> String {
     if found.is_empty() {
         return paint.text(Tone::Good, "no anomalies") + "\n";
     }
-    let mut text = anomalies::header(paint);
-    for anomaly in found {
-        text.push_str(&anomalies::line(anomaly, paint));
-        text.push_str(&anomalies::evidence(anomaly, paint));
-    }
-    text
+    found.iter().fold(String::new(), |text, anomaly| text + &anomalies::finding(anomaly, paint))
 }
 
+/// A column a window, so that the table fits a narrow terminal.
 fn rates(client: &Client, paint: Paint) -> String {
-    let mut grid = Grid::new(
-        paint,
-        &[
-            ("WINDOW", Align::Left),
-            ("REQUESTS", Align::Right),
-            ("REQ/S", Align::Right),
-            ("ASKED/S", Align::Right),
-            ("ANSWERED/S", Align::Right),
-            ("CONC", Align::Right),
-            ("INTERVAL", Align::Right),
-            ("MAD", Align::Right),
-            ("CV", Align::Right),
-            ("ENTROPY", Align::Right),
-            ("REQ MED", Align::Right),
-            ("ANS MED", Align::Right),
-            ("REC MED", Align::Right),
-        ],
-    );
-    let seconds = |value| units::or_absent(value, |value| units::with_unit(value, "s"));
-    let size = |value| units::or_absent(value, units::bytes);
-    for window in &client.windows {
-        let cells = [
-            units::duration(words::duration(window.window.as_ref()).unwrap_or_default()),
-            units::count(window.requests),
-            units::number(window.request_rate),
-            units::bytes(window.request_bytes_rate),
-            units::bytes(window.answer_bytes_rate),
-            units::number(window.concurrency),
-            seconds(window.interarrival_median_s),
-            seconds(window.interarrival_mad_s),
-            units::or_absent(window.interarrival_cv, |cv| format!("{cv:.2}")),
-            units::with_unit(window.request_size_entropy_bits, "bit"),
-            size(window.request_bytes_median),
-            size(window.answer_bytes_median),
-            size(window.server_record_median_bytes),
-        ];
-        grid.row(cells.map(|text| (Tone::Plain, text)));
+    type Figure = (&'static str, fn(&WindowFeatures) -> String);
+    let figures: [Figure; 12] = [
+        ("requests", |window| units::count(window.requests)),
+        ("requests per second", |window| units::number(window.request_rate)),
+        ("asked per second", |window| units::bytes(window.request_bytes_rate)),
+        ("answered per second", |window| units::bytes(window.answer_bytes_rate)),
+        ("concurrency", |window| units::number(window.concurrency)),
+        ("interval, median", |window| seconds(window.interarrival_median_s)),
+        ("interval, MAD", |window| seconds(window.interarrival_mad_s)),
+        ("interval, CV", |window| units::or_absent(window.interarrival_cv, |cv| format!("{cv:.2}"))),
+        ("request size, median", |window| units::or_absent(window.request_bytes_median, units::bytes)),
+        ("request size, entropy", |window| units::with_unit(window.request_size_entropy_bits, "bit")),
+        ("answer size, median", |window| units::or_absent(window.answer_bytes_median, units::bytes)),
+        ("server record, median", |window| units::or_absent(window.server_record_median_bytes, units::bytes)),
+    ];
+    let titles: Vec<String> = client
+        .windows
+        .iter()
+        .map(|window| {
+            let seconds = words::duration(window.window.as_ref()).unwrap_or_default().as_secs();
+            if seconds < 60 { format!("{seconds} s") } else { format!("{} min", seconds / 60) }
+        })
+        .collect();
+    let mut columns = vec![("WINDOW", Align::Left)];
+    columns.extend(titles.iter().map(|title| (title.as_str(), Align::Right)));
+    let mut grid = Grid::new(paint, &columns);
+    for (name, write) in figures {
+        let cells = client.windows.iter().map(write);
+        grid.row(std::iter::once(name.to_owned()).chain(cells).map(|text| (Tone::Plain, text)));
     }
     grid.finish()
+}
+
+fn seconds(value: Option<f64>) -> String {
+    units::or_absent(value, |value| units::duration(Duration::try_from_secs_f64(value).unwrap_or_default()))
 }
 
 fn sparkline(client: &Client, paint: Paint) -> String {

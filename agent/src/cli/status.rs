@@ -145,7 +145,7 @@ fn control_plane(link: Option<&ControlPlaneLink>, paint: Paint) -> String {
         paint.text(Tone::Bad, &format!("not connected: {reason}"))
     };
     format!(
-        "{:<15} {} {state}\n{:<15} {} acknowledged of {} sent, {} pending, connected {} times\n",
+        "{:<15} {} {state}\n{:<15} {} acknowledged of {} sent, {} pending, connects {}\n",
         "control plane",
         paint.text(Tone::Plain, &link.address),
         "",

@@ -68,12 +68,16 @@ pub fn duration(value: Duration) -> String {
 /// How long before `now` something was: `0s`, `42s`, `12m`, `3h`, `5d`.
 pub fn age(then: Option<Timestamp>, now: Timestamp) -> String {
     let Some(then) = then else { return ABSENT.to_owned() };
-    let seconds = now.duration_since(then).as_secs().max(0);
-    match seconds {
-        0..=99 => format!("{seconds}s"),
-        100..=5_999 => format!("{}m", seconds / 60),
-        6_000..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
+    span(now.duration_since(then).as_secs())
+}
+
+/// Whole seconds by their largest unit: `42s`, `12m`, `3h`, `5d`.
+pub fn span(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..=99 => format!("{seconds}s"),
+        seconds @ 100..=5_999 => format!("{}m", seconds / 60),
+        seconds @ 6_000..=172_799 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
     }
 }
 

@@ -46,7 +46,7 @@ pub const COLUMNS: &[Column] = &[
     Column {
         title: "REQUESTS",
         name: "requests",
-        width: 8,
+        width: 9,
         from_width: 0,
         sort: ClientSort::Requests,
         ascending: false,
@@ -113,7 +113,7 @@ pub const COLUMNS: &[Column] = &[
         value: |client, now| {
             Some(now.duration_since(words::instant(client.last_seen.as_ref())?).as_secs_f64().max(0.0))
         },
-        write: |seconds| format!("{seconds:.0}s"),
+        write: |seconds| units::span(seconds as i64),
     },
 ];
 
@@ -128,6 +128,7 @@ pub enum SortBy {
 
 impl SortBy {
     /// The next column to the right, round and round.
+    #[must_use]
     pub fn next(self) -> Self {
         match self {
             Self::Address => Self::Figure(0),

@@ -93,7 +93,8 @@ fn footer_line(app: &App, theme: Theme) -> Line<'static> {
         return Line::from(spans);
     }
     let hints = BINDINGS.iter().filter(|binding| !binding.hint.is_empty());
-    Line::from_iter(hints.flat_map(|binding| {
+    let spans = hints.flat_map(|binding| {
         [theme.span(Tone::Strong, binding.shown), theme.span(Tone::Dim, &format!(" {}  ", binding.hint))]
-    }))
+    });
+    Line::from(spans.collect::<Vec<_>>())
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// An IPv6 /64 written out, where there is room.
-const ADDRESS_WIDTHS: [(u16, u16); 2] = [(110, 24), (0, 15)];
+const ADDRESS_WIDTHS: [(u16, u16); 2] = [(110, 24), (0, 18)];
 /// A point of the sparkline is 10 s; from this width on it is drawn.
 const SPARKLINE_FROM_WIDTH: u16 = 110;
 const SPARKLINE_POINTS: usize = 18;
@@ -33,7 +33,7 @@ pub(super) fn draw(app: &mut App, theme: Theme, frame: &mut Frame<'_>, area: Rec
     let columns: Vec<(usize, &Column)> =
         COLUMNS.iter().enumerate().filter(|(_, column)| column.from_width <= area.width).collect();
     let address_width =
-        ADDRESS_WIDTHS.iter().find(|(from, _)| *from <= area.width).map_or(15, |(_, width)| *width);
+        ADDRESS_WIDTHS.iter().find(|(from, _)| *from <= area.width).map_or(18, |(_, width)| *width);
     let has_sparkline = area.width >= SPARKLINE_FROM_WIDTH;
     let sparkline_width = if has_sparkline { SPARKLINE_POINTS as u16 } else { 0 };
 
