@@ -65,7 +65,7 @@ fn app() -> App {
     let mut app = App::default();
     app.update(Update::Connected);
     for anomaly in cli_fixture::anomalies() {
-        app.update(Update::Anomaly(anomaly));
+        app.update(Update::Anomaly(Box::new(anomaly)));
     }
     app.update(Update::Status(Box::new(cli_fixture::status())));
     app.update(clients_update());

@@ -206,7 +206,7 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
     );
     for feature in anomaly.evidence.iter().flat_map(|evidence| &evidence.features) {
         let measured = format!(
-            "    {}: {} where {} is usual, {:+.1} deviations from {}",
+            "    {}: {} where {} is usual, {:+.1} σ from {}",
             feature.feature,
             units::with_unit(feature.value, &feature.unit),
             units::with_unit(feature.baseline, &feature.unit),

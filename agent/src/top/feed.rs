@@ -94,7 +94,7 @@ impl Feed {
                         None => return Ok(End::Lost("the agent is stopping".to_owned())),
                     },
                     message = anomalies.message() => match message.map_err(refused)? {
-                        Some(message) => if let Some(anomaly) = message.anomaly { break Update::Anomaly(anomaly) },
+                        Some(message) => if let Some(anomaly) = message.anomaly { break Update::Anomaly(Box::new(anomaly)) },
                         None => return Ok(End::Lost("the agent is stopping".to_owned())),
                     },
                     _ = status_due.tick() => {

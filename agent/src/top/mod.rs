@@ -86,7 +86,8 @@ fn parse_interval(text: &str) -> anyhow::Result<Duration> {
 
 /// Shows the agent on `socket`, live or once.
 pub async fn run(args: TopArgs, socket: &Path) -> anyhow::Result<()> {
-    if !args.once && !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if !args.once && !is_terminal {
         bail!("the live view needs a terminal; use `hydrometer top --once` or `hydrometer clients`");
     }
     let mut app = App::default();

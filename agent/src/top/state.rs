@@ -29,7 +29,7 @@ pub enum Update {
     /// The clients now.
     Clients(WatchClientsResponse),
     /// An anomaly in its newest state.
-    Anomaly(Anomaly),
+    Anomaly(Box<Anomaly>),
     /// The agent's status.
     Status(Box<GetStatusResponse>),
     /// What the agent said when asked all about a client.
@@ -98,6 +98,7 @@ pub struct Typing {
 
 /// Everything the panes draw.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of the user, in any combination")]
 pub struct App {
     /// Whether the agent is there.
     pub link: Link,
@@ -184,7 +185,7 @@ impl App {
                 self.thaw();
             }
             Update::Anomaly(anomaly) if words::is_open(&anomaly) => {
-                self.open.insert(anomaly.id.clone(), anomaly);
+                self.open.insert(anomaly.id.clone(), *anomaly);
             }
             Update::Anomaly(anomaly) => {
                 self.open.remove(&anomaly.id);
