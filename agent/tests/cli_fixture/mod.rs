@@ -24,10 +24,12 @@ pub fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "message fields are optional")]
 fn before(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds: now().as_second() - seconds, nanos: 250_000_000 })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "message fields are optional")]
 fn millis(millis: i32) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: i64::from(millis / 1000), nanos: millis % 1000 * 1_000_000 })
 }
