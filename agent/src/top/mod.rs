@@ -148,7 +148,12 @@ async fn live(
             _ = terminated.recv() => break,
         }
         let wants = app.wanted();
-        wanted.send_if_modified(|current| *current != wants && { *current = wants; true });
+        wanted.send_if_modified(|current| {
+            *current != wants && {
+                *current = wants;
+                true
+            }
+        });
     }
     Ok(())
 }
@@ -177,7 +182,8 @@ async fn once(
 
 /// Whether everything on the screen has arrived, the kinds of open anomalies included.
 fn is_complete(app: &App) -> bool {
-    let is_known = |client: &hydrometer_proto::v1::Client| app.kinds(client).len() == client.open_anomalies.len();
+    let is_known =
+        |client: &hydrometer_proto::v1::Client| app.kinds(client).len() == client.open_anomalies.len();
     app.status.is_some()
         && words::instant(app.list.time.as_ref()).is_some()
         && app.list.clients.iter().all(is_known)
@@ -186,7 +192,8 @@ fn is_complete(app: &App) -> bool {
 
 /// One frame as text.
 pub fn picture(app: &mut App, theme: draw::Theme, (width, height): (u16, u16)) -> anyhow::Result<String> {
-    let mut terminal = Terminal::new(TestBackend::new(width, height)).context("cannot lay out the picture")?;
+    let mut terminal =
+        Terminal::new(TestBackend::new(width, height)).context("cannot lay out the picture")?;
     terminal.draw(|frame| draw::frame(app, theme, frame)).context("cannot draw the picture")?;
     Ok(text(terminal.backend().buffer()))
 }

@@ -62,7 +62,8 @@ pub fn frame(app: &mut App, theme: Theme, frame: &mut Frame<'_>) {
         return too_small(frame, area);
     }
     let [header, body, footer] =
-        Layout::vertical([Constraint::Length(header::LINES), Constraint::Min(1), Constraint::Length(1)]).areas(area);
+        Layout::vertical([Constraint::Length(header::LINES), Constraint::Min(1), Constraint::Length(1)])
+            .areas(area);
     header::draw(app, theme, frame, header);
     match app.view {
         View::List => table::draw(app, theme, frame, body),
@@ -84,7 +85,8 @@ fn too_small(frame: &mut Frame<'_>, area: Rect) {
 
 fn footer_line(app: &App, theme: Theme) -> Line<'static> {
     if let Some(typing) = &app.typing {
-        let mut spans = vec![theme.span(Tone::Strong, "/"), theme.span(Tone::Plain, &typing.text), Span::raw("█")];
+        let mut spans =
+            vec![theme.span(Tone::Strong, "/"), theme.span(Tone::Plain, &typing.text), Span::raw("█")];
         if let Some(error) = &typing.error {
             spans.extend([Span::raw("  "), theme.span(Tone::Bad, error)]);
         } else {
