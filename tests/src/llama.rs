@@ -30,7 +30,7 @@ impl Llama {
         command.arg(python::script("llama_server.py")).arg(&model);
         command.args(["127.0.0.1", &PORT.to_string(), &slots.to_string()]);
         let mut process = Process::spawn("llama", command, folder)?;
-        process.ready(Duration::from_secs(60), |server| {
+        process.ready(Duration::from_mins(1), |server| {
             server.output().lines().any(|line| line.starts_with("ready ")).then_some(())
         })?;
         Ok(Self { process })

@@ -181,22 +181,17 @@ impl Behaviour {
             Stream::Mixed => "mixed",
         };
         let (least, most) = self.prompt_words;
-        let mut line = format!(
-            "--pace {pace} --stream {stream} --concurrency {} --max-tokens {} --prompt-words {least} {most} --seed {}",
-            self.concurrency, self.max_tokens, self.seed
-        );
-        if let Some(requests) = self.requests {
-            line += &format!(" --requests {requests}");
-        }
-        if let Some(duration) = self.duration {
-            line += &format!(" --duration {}", duration.as_secs_f64());
-        }
-        if let Some(alternatives) = self.top_logprobs {
-            line += &format!(" --top-logprobs {alternatives}");
-        }
-        if self.keep_alive == KeepAlive::No {
-            line += " --no-keep-alive";
-        }
-        line.split(' ').map(str::to_owned).collect()
+        let options = [
+            Some(format!("--pace {pace} --stream {stream} --concurrency {}", self.concurrency)),
+            Some(format!(
+                "--max-tokens {} --prompt-words {least} {most} --seed {}",
+                self.max_tokens, self.seed
+            )),
+            self.requests.map(|requests| format!("--requests {requests}")),
+            self.duration.map(|duration| format!("--duration {}", duration.as_secs_f64())),
+            self.top_logprobs.map(|alternatives| format!("--top-logprobs {alternatives}")),
+            (self.keep_alive == KeepAlive::No).then(|| "--no-keep-alive".to_owned()),
+        ];
+        options.iter().flatten().flat_map(|option| option.split(' ')).map(str::to_owned).collect()
     }
 }

@@ -81,7 +81,7 @@ fn requests_reach_the_model_and_the_access_log() {
         let mut pooled = stack.client(stack.network.first_client().v4, &behaviour).unwrap();
         let mut unpooled = stack.client(second.v6, &single).unwrap();
         for client in [&mut pooled, &mut unpooled] {
-            let calls = client.finish(Duration::from_secs(60)).unwrap();
+            let calls = client.finish(Duration::from_mins(1)).unwrap();
             assert_eq!(calls.len(), 6);
             for call in &calls {
                 assert_eq!(call.error, None);
