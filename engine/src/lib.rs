@@ -7,9 +7,20 @@
 
 pub mod anomaly;
 mod client_id;
+mod config;
+mod engine;
 mod exchange;
+mod record;
 mod time;
+mod view;
 
 pub use client_id::{ClientId, ParseClientIdError};
+pub use config::{
+    EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, MachineCadenceConfig,
+    RequestRateConfig,
+};
+pub use engine::Engine;
 pub use exchange::{Accuracy, Ending, Exchange, Protocol, Service};
+pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
+pub use view::{ClientView, EngineLoss, EngineStats, Totals, WindowFeatures};

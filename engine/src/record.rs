@@ -1,0 +1,179 @@
+//! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
+//!
+//! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`
+//! and `ja4`. What a line cannot say (the service's address, the client's port, how the exchange
+//! ended) reads back as unknown.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Accuracy, ClientId, Ending, Exchange, Nanos, ParseClientIdError, Protocol, Service};
+
+/// One exchange on one line of JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExchangeRecord {
+    /// First byte of the request, seconds since the epoch (or since the start of a recording).
+    pub start: f64,
+    /// Who asked, as text.
+    pub client: String,
+    /// The service's port.
+    pub port: u16,
+    /// Identifies the flow within one agent run or one capture.
+    pub flow: u64,
+    /// Application bytes of the request.
+    pub req_bytes: u64,
+    /// Application bytes of the answer.
+    pub resp_bytes: u64,
+    /// End of the request to the first answer record, milliseconds.
+    pub ttfb_ms: Option<f64>,
+    /// End of the request to the second answer record, milliseconds.
+    pub ttft_ms: Option<f64>,
+    /// Start of the request to the end of the answer, milliseconds.
+    pub duration_ms: f64,
+    /// Server records of the answer.
+    pub records: u32,
+    /// Median application bytes of those records.
+    pub record_median: u32,
+    /// What the flow spoke.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Accuracy of these figures.
+    #[serde(default)]
+    pub accuracy: Accuracy,
+    /// JA4 fingerprint of the client, where measured.
+    #[serde(default)]
+    pub ja4: Option<String>,
+}
+
+/// A record that does not describe an exchange.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ExchangeRecordError {
+    /// The client is not an address.
+    #[error("field client: {0}")]
+    Client(#[from] ParseClientIdError),
+    /// A time is negative, not finite, or beyond what can be represented.
+    #[error("field {field} is {value}: it must be zero or more, and finite")]
+    Time {
+        /// Name of the field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
+impl From<&Exchange> for ExchangeRecord {
+    fn from(exchange: &Exchange) -> Self {
+        Self {
+            start: (exchange.start.as_secs_f64() * 1e6).round() / 1e6,
+            client: exchange.client.to_string(),
+            port: exchange.service.port,
+            flow: exchange.flow,
+            req_bytes: exchange.request_bytes,
+            resp_bytes: exchange.answer_bytes,
+            ttfb_ms: exchange.time_to_first_byte.map(millis),
+            ttft_ms: exchange.time_to_first_token.map(millis),
+            duration_ms: millis(exchange.duration),
+            records: exchange.records,
+            record_median: exchange.record_median,
+            protocol: exchange.protocol,
+            accuracy: exchange.accuracy,
+            ja4: exchange.ja4.clone(),
+        }
+    }
+}
+
+impl TryFrom<ExchangeRecord> for Exchange {
+    type Error = ExchangeRecordError;
+
+    fn try_from(record: ExchangeRecord) -> Result<Self, Self::Error> {
+        let start = seconds("start", record.start, record.start)?;
+        Ok(Self {
+            start: Nanos::default() + start,
+            client: record.client.parse::<ClientId>()?,
+            client_port: 0,
+            service: Service { address: None, port: record.port },
+            flow: record.flow,
+            request_bytes: record.req_bytes,
+            answer_bytes: record.resp_bytes,
+            time_to_first_byte: optional_millis("ttfb_ms", record.ttfb_ms)?,
+            time_to_first_token: optional_millis("ttft_ms", record.ttft_ms)?,
+            duration: seconds("duration_ms", record.duration_ms, record.duration_ms / 1e3)?,
+            records: record.records,
+            record_median: record.record_median,
+            protocol: record.protocol,
+            accuracy: record.accuracy,
+            ending: Ending::Complete,
+            ja4: record.ja4,
+        })
+    }
+}
+
+/// Milliseconds, to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn optional_millis(field: &'static str, value: Option<f64>) -> Result<Option<Duration>, ExchangeRecordError> {
+    value.map(|value| seconds(field, value, value / 1e3)).transpose()
+}
+
+fn seconds(field: &'static str, value: f64, seconds: f64) -> Result<Duration, ExchangeRecordError> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| ExchangeRecordError::Time { field, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"start":1.018,"client":"185.128.17.223","port":8000,"flow":20068,"req_bytes":332,"resp_bytes":607821,"ttfb_ms":31.3,"ttft_ms":null,"duration_ms":40596.5,"records":2787,"record_median":234,"ja4":"t13d1812h1_85036bcba153_375ca2c5e164"}"#;
+
+    #[test]
+    fn a_line_without_protocol_and_accuracy_reads_back_as_it_was() {
+        let record: ExchangeRecord = serde_json::from_str(LINE).unwrap();
+        let exchange = Exchange::try_from(record.clone()).unwrap();
+        assert_eq!(exchange.duration, Duration::from_micros(40_596_500));
+        assert_eq!(exchange.service, Service { address: None, port: 8000 });
+        assert_eq!(ExchangeRecord::from(&exchange), record);
+    }
+
+    #[test]
+    fn a_written_line_has_the_promised_names_in_order() {
+        let record: ExchangeRecord = serde_json::from_str(LINE).unwrap();
+        let text = serde_json::to_string(&record).unwrap();
+        let mut at = 0;
+        for name in [
+            "start",
+            "client",
+            "port",
+            "flow",
+            "req_bytes",
+            "resp_bytes",
+            "ttfb_ms",
+            "ttft_ms",
+            "duration_ms",
+            "records",
+            "record_median",
+            "protocol",
+            "accuracy",
+            "ja4",
+        ] {
+            at += text[at..].find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {text}"));
+        }
+    }
+
+    #[test]
+    fn absurd_values_are_refused_by_name() {
+        let good: ExchangeRecord = serde_json::from_str(LINE).unwrap();
+        let cases = [
+            (ExchangeRecord { start: -1.0, ..good.clone() }, "field start is -1"),
+            (ExchangeRecord { duration_ms: f64::NAN, ..good.clone() }, "field duration_ms is NaN"),
+            (ExchangeRecord { ttfb_ms: Some(f64::INFINITY), ..good.clone() }, "field ttfb_ms is inf"),
+            (ExchangeRecord { client: "me".into(), ..good }, "field client: \"me\" is not a client"),
+        ];
+        for (record, message) in cases {
+            let error = Exchange::try_from(record).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+    }
+}
