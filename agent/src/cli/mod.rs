@@ -2,6 +2,12 @@
 //!
 //! In flow arguments and the agent's socket, out flow text, JSON or an error with its remedy.
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio::runtime;
+
 pub mod anomalies;
 pub mod chart;
 pub mod client;
@@ -12,3 +18,51 @@ pub mod schema;
 pub mod status;
 pub mod units;
 pub mod words;
+
+use crate::top;
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/hydrometer/agent.sock";
+
+/// See from the wire who queries a model server, and how.
+#[derive(Debug, Parser)]
+#[command(name = "hydrometer", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Unix socket of the agent [default: /run/hydrometer/agent.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "HYDROMETER_SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Clients(clients::ClientsArgs),
+    Client(client::ClientArgs),
+    Top(top::TopArgs),
+    Anomalies(anomalies::AnomaliesArgs),
+    Status(status::StatusArgs),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub fn run(self) -> anyhow::Result<()> {
+        let socket = self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        match self.command {
+            Command::Clients(args) => wait(clients::run(args, &socket)),
+            Command::Client(args) => wait(client::run(args, &socket)),
+            Command::Top(args) => wait(top::run(args, &socket)),
+            Command::Anomalies(args) => wait(anomalies::run(args, &socket)),
+            Command::Status(args) => wait(status::run(args, &socket)),
+        }
+    }
+}
+
+fn wait(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(command)
+}
