@@ -1,1 +1,54 @@
-fn main(){}
+//! `cargo xtask VERB`: sets the machine up, builds, demonstrates, tests and measures Hydrometer.
+//!
+//! A file a verb. Each verb first sees to it that the machine has what it needs ([`setup`]), shows every command that
+//! it runs, and ends with exit code 1 and the reason when something failed.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod demo;
+mod ebpf;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Set up, build, demonstrate, test and measure Hydrometer.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Install what this machine lacks; quick when it lacks nothing
+    Setup,
+    /// Build the programs for release
+    Build,
+    /// Two minutes of real clients, two of them extracting a model, and what Hydrometer says (needs root)
+    Demo,
+    /// Check formatting, lints and licences, and run every test (needs root)
+    Test {
+        /// Also the long forms of the end-to-end tests
+        #[arg(long)]
+        full: bool,
+    },
+    /// Measure the kernel programs, in ns per packet (needs root)
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Verb::parse() {
+        Verb::Setup => setup::run(),
+        Verb::Build => build::run(),
+        Verb::Demo => demo::run(),
+        Verb::Test { full } => test::run(if full { test::Extent::Full } else { test::Extent::Usual }),
+        Verb::Bench => bench::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! System packages, through apt-get; elsewhere their names for a person to install.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::python;
+use crate::shell::{ask, command, execute, say};
+
+/// A program that tests and the demo run, and the Debian packages that bring it.
+struct Need {
+    packages: &'static str,
+    present: fn() -> bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need { packages: "iproute2", present: || ask(&mut command("ip", "-V")).is_some() },
+    Need { packages: "nginx-light", present: || ask(&mut command("nginx", "-v")).is_some() },
+    Need { packages: "openssl", present: || ask(&mut command("openssl", "version")).is_some() },
+    Need { packages: "python3 python3-venv", present: || python::base().is_some() },
+];
+
+/// The packages that are not there.
+pub(super) fn missing() -> Option<String> {
+    let packages: Vec<_> = NEEDS.iter().filter(|need| !(need.present)()).map(|need| need.packages).collect();
+    (!packages.is_empty()).then(|| packages.join(" "))
+}
+
+/// Installs them.
+pub(super) fn install() -> Result<()> {
+    apt_install(&missing().unwrap_or_default())
+}
+
+/// Those of `packages` (separated by blanks) that dpkg does not list as installed.
+pub(super) fn not_installed(packages: &str) -> Option<String> {
+    let installed = |package: &&str| {
+        ask(&mut command("dpkg-query", &format!("--show --showformat ${{db:Status-Status}} {package}")))
+            .is_some_and(|status| status == "installed")
+    };
+    let missing: Vec<_> = packages.split_whitespace().filter(|package| !installed(package)).collect();
+    (!missing.is_empty()).then(|| missing.join(" "))
+}
+
+/// Installs `packages` (separated by blanks) and nothing that they only recommend.
+pub(super) fn apt_install(packages: &str) -> Result<()> {
+    ensure!(
+        ask(&mut command("apt-get", "--version")).is_some(),
+        "there is no apt-get here; install what Debian calls {packages} with this system's own package manager"
+    );
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "this needs root; run `apt-get install --no-install-recommends {packages}` as root"
+    );
+    // A foreign repository that does not answer is no reason to stop: the index at hand may do.
+    if let Err(error) = execute(&mut apt_get("update")) {
+        say(&format!("{error:#}; going on with the package index that is there"));
+    }
+    execute(&mut apt_get(&format!("install --yes --no-install-recommends {packages}")))
+        .context("apt-get says why above")
+}
+
+fn apt_get(arguments: &str) -> Command {
+    // Another apt-get may be at work; wait for it.
+    let mut apt_get = command("apt-get", "-o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0");
+    apt_get.args(arguments.split_whitespace()).env("DEBIAN_FRONTEND", "noninteractive");
+    apt_get
+}
