@@ -1,1 +1,86 @@
-fn main(){}
+//! `hydrometer-control`: reads settings, serves, and stops when told to.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use hydrometer_control_plane::{
+    config::{Options, Settings},
+    health,
+    listen::Address,
+    server,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Receives the anomalies of many agents, stores them and feeds the SOC
+#[derive(Parser)]
+#[command(name = "hydrometer-control", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// TOML file with the same settings as the flags, which win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings and the TLS files, then exit
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask a running control plane whether it serves; exit with 0 if so
+    Health {
+        /// Where it listens without TLS
+        #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
+        address: Address,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hydrometer-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::Health { address }) = cli.command {
+        return health::check(&address).await;
+    }
+    let file = cli.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
+    let settings = cli.options.or(file).validate()?;
+    if cli.check {
+        println!("{}", summary(&settings));
+        return Ok(());
+    }
+    log();
+    server::run(settings).await
+}
+
+fn summary(settings: &Settings) -> String {
+    let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+    let tls = if settings.tls.is_some() { "with mutual TLS on TCP" } else { "without TLS" };
+    format!(
+        "settings are valid: listen on {} {tls}, store in {}",
+        listen.join(", "),
+        settings.store.display()
+    )
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what, `info` when unset.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
+}

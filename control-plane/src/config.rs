@@ -1,0 +1,163 @@
+//! Settings: flags over a TOML file over defaults, validated as a whole.
+//!
+//! In flow [`Options`] from both places, out flow [`Settings`] that can be acted on. Invariant:
+//! settings never make an address reachable from other hosts without mutual TLS.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+use crate::listen::Address;
+
+/// What can be set, by flag or by file; the names are the same.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Options {
+    /// Where to listen: unix:/PATH or ADDR:PORT; may be given several times. An address other than
+    /// loopback needs the three --tls flags [default: unix:/run/hydrometer/control.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<Address>,
+    /// File that keeps the anomalies; created when missing [default: /var/lib/hydrometer/control.redb]
+    #[arg(long, value_name = "FILE")]
+    pub store: Option<PathBuf>,
+    /// Our certificate chain, PEM. With TLS, every TCP address demands a client certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificate authorities of the agents and subscribers, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+/// Valid settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen; at least one.
+    pub listen: Vec<Address>,
+    /// The store's file.
+    pub store: PathBuf,
+    /// Mutual TLS for the TCP addresses; none means that they are all loopback.
+    pub tls: Option<ServerTlsConfig>,
+}
+
+/// Everything that is wrong with the settings, a line each.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(Vec<String>);
+
+const DEFAULT_LISTEN: &str = "/run/hydrometer/control.sock";
+const DEFAULT_STORE: &str = "/var/lib/hydrometer/control.redb";
+
+impl Options {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|error| unreadable("config", path, &error))?;
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            ConfigError(vec![format!("{}:{line}: {}", path.display(), error.message().replace('\n', "; "))])
+        })
+    }
+
+    /// These options where given, those of `other` where not.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            listen: if self.listen.is_empty() { other.listen } else { self.listen },
+            store: self.store.or(other.store),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+        }
+    }
+
+    /// Checks all settings and reads the TLS files.
+    pub fn validate(self) -> Result<Settings, ConfigError> {
+        let mut errors = Vec::new();
+        let tls = match (self.tls_cert, self.tls_key, self.tls_client_ca) {
+            (None, None, None) => {
+                errors.extend(self.listen.iter().filter(|address| reachable(address)).map(refuse_plain));
+                None
+            }
+            (Some(cert), Some(key), Some(ca)) => {
+                read_tls(&cert, &key, &ca).map_err(|e| errors.extend(e.0)).ok()
+            }
+            _ => {
+                errors.push("tls-cert, tls-key and tls-client-ca belong together; give all three".to_owned());
+                None
+            }
+        };
+        let listen = match self.listen {
+            none if none.is_empty() => vec![Address::Unix(DEFAULT_LISTEN.into())],
+            some => some,
+        };
+        let store = self.store.unwrap_or_else(|| DEFAULT_STORE.into());
+        if errors.is_empty() { Ok(Settings { listen, store, tls }) } else { Err(ConfigError(errors)) }
+    }
+}
+
+fn reachable(address: &Address) -> bool {
+    matches!(address, Address::Tcp(socket) if !socket.ip().is_loopback())
+}
+
+fn refuse_plain(address: &Address) -> String {
+    format!(
+        "will not listen on {address} without mutual TLS; give --tls-cert, --tls-key and --tls-client-ca, or \
+         listen on a unix socket or a loopback address"
+    )
+}
+
+fn read_tls(cert: &Path, key: &Path, ca: &Path) -> Result<ServerTlsConfig, ConfigError> {
+    let files = [
+        ("tls-cert", cert, "CERTIFICATE"),
+        ("tls-key", key, "PRIVATE KEY"),
+        ("tls-client-ca", ca, "CERTIFICATE"),
+    ];
+    let mut errors = Vec::new();
+    let [cert, key, ca] = files.map(|(setting, path, label)| {
+        read_pem(setting, path, label).map_err(|error| errors.extend(error.0)).unwrap_or_default()
+    });
+    if !errors.is_empty() {
+        return Err(ConfigError(errors));
+    }
+    let config = ServerTlsConfig::new()
+        .identity(Identity::from_pem(cert, key))
+        .client_ca_root(Certificate::from_pem(ca));
+    // Building a server is what parses the files.
+    match tonic::transport::Server::builder().tls_config(config.clone()) {
+        Ok(_) => Ok(config),
+        Err(error) => Err(ConfigError(vec![format!(
+            "the TLS files do not fit together: {}; is {} the key of {}?",
+            innermost(&error),
+            files[1].1.display(),
+            files[0].1.display()
+        )])),
+    }
+}
+
+fn read_pem(setting: &str, path: &Path, label: &str) -> Result<String, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|error| unreadable(setting, path, &error))?;
+    if text.contains("-----BEGIN ") && text.contains(&format!("{label}-----")) {
+        return Ok(text);
+    }
+    Err(ConfigError(vec![format!("{setting} {} holds no {label} in PEM form", path.display())]))
+}
+
+fn unreadable(setting: &str, path: &Path, error: &io::Error) -> ConfigError {
+    ConfigError(vec![format!("cannot read {setting} {}: {error}", path.display())])
+}
+
+/// The cause at the bottom of an error, without the layers that only say that there is one.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}

@@ -1,0 +1,35 @@
+//! Asks a running control plane whether it serves: a probe for a container that has no other way in.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{config::innermost, listen::Address};
+
+/// For the whole question.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Succeeds when the control plane at `address`, a unix socket or a loopback port without TLS, serves.
+pub async fn check(address: &Address) -> anyhow::Result<()> {
+    let uri = match address {
+        Address::Unix(path) => format!("unix://{}", path.display()),
+        Address::Tcp(socket) => format!("http://{socket}"),
+    };
+    let endpoint = Endpoint::from_shared(uri)?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| anyhow!("no hydrometer-control answers on {address}: {}", innermost(&error)))?;
+    let answer = HealthClient::new(channel)
+        .check(HealthCheckRequest::default())
+        .await
+        .map_err(|status| anyhow!("{address} does not answer health checks: {}", status.message()))?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => Ok(()),
+        other => bail!("hydrometer-control on {address} is {}", other.as_str_name()),
+    }
+}

@@ -1,0 +1,359 @@
+//! The store: every state of every anomaly of the fleet, in one redb file.
+//!
+//! In flows a batch of what agents said, out flow pages of what is stored. Every call blocks on the
+//! disk. Invariants: a batch is on disk as a whole when [`Store::commit`] returns; positions count
+//! from 1 without gaps, and a later position was never stored at an earlier time; one (node,
+//! boot_id, sequence) has at most one position.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hydrometer_proto::v1::Anomaly;
+use prost::Message as _;
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable, TableDefinition, TableHandle as _,
+    WriteTransaction, backends::FileBackend,
+};
+use tokio::sync::watch;
+
+use crate::token::StoreId;
+
+/// The store of one control plane.
+pub struct Store {
+    database: Database,
+    id: StoreId,
+    newest: watch::Sender<u64>,
+}
+
+/// One run of one agent; sequence numbers count within it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Node name.
+    pub node: String,
+    /// Random identifier of that run.
+    pub boot_id: String,
+}
+
+/// One thing an agent said.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Who said it.
+    pub origin: Arc<Origin>,
+    /// What.
+    pub what: What,
+}
+
+/// What an agent can say.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// It has connected.
+    Hello {
+        /// Version of the agent.
+        version: String,
+    },
+    /// It raised, renewed or closed an anomaly.
+    Anomaly {
+        /// Place in the stream, from 1.
+        sequence: u64,
+        /// The encoded [`Anomaly`].
+        bytes: Vec<u8>,
+    },
+    /// It is alive.
+    Heartbeat {
+        /// Sum of its losses of all stages.
+        losses: u64,
+        /// Clients it knows.
+        clients: u64,
+    },
+}
+
+/// What became of one [`Report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The newest stored sequence number of the origin, after this report; 0 when none.
+    pub acked: u64,
+    /// Sequence numbers that never came before this one. They are taken as lost: should they come
+    /// later they count as duplicates.
+    pub missing: u64,
+}
+
+/// What is known of an origin.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct OriginState {
+    /// The newest stored sequence number; 0 when none.
+    #[prost(uint64, tag = "1")]
+    pub acked: u64,
+    /// Sequence numbers that never came.
+    #[prost(uint64, tag = "2")]
+    pub missing: u64,
+    /// When it was last heard of, Unix nanoseconds.
+    #[prost(int64, tag = "3")]
+    pub last_seen: i64,
+    /// Version of the agent.
+    #[prost(string, tag = "4")]
+    pub version: String,
+    /// Sum of the agent's losses, at its last heartbeat.
+    #[prost(uint64, tag = "5")]
+    pub losses: u64,
+    /// Clients the agent knew, at its last heartbeat.
+    #[prost(uint64, tag = "6")]
+    pub clients: u64,
+}
+
+/// One stored state of one anomaly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its place in the store, from 1.
+    pub position: u64,
+    /// When it was stored, Unix nanoseconds.
+    pub stored: i64,
+    /// The anomaly.
+    pub anomaly: Anomaly,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error(
+        "the store {0} is in use by another process; stop the other hydrometer-control or give another --store"
+    )]
+    Locked(PathBuf),
+    /// The file is something else.
+    #[error("{0} is not a store of hydrometer-control; give another --store")]
+    Foreign(PathBuf),
+    /// The file is of a later version.
+    #[error(
+        "the store {path} has format {found}, this version reads format {FORMAT}; update hydrometer-control"
+    )]
+    Format {
+        /// The store.
+        path: PathBuf,
+        /// Its format.
+        found: u128,
+    },
+    /// The file cannot be opened or created.
+    #[error(
+        "cannot open the store {path}: {cause}; create its folder, permit writing there, or give another --store"
+    )]
+    Open {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// Something stored cannot be read.
+    #[error("the stored {0} is damaged; restore the store from a backup")]
+    Damaged(String),
+    /// Reading or writing failed.
+    #[error("the store failed: {0}; check the disk and its free space")]
+    Database(Box<redb::Error>),
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}
+
+const FORMAT: u128 = 1;
+const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
+/// Position to time stored (Unix nanoseconds) and encoded anomaly.
+const LOG: TableDefinition<'_, u64, (i64, &[u8])> = TableDefinition::new("log");
+/// (node, boot_id) to encoded [`OriginState`].
+const ORIGINS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("origins");
+
+/// Pages are cached up to this size; the newest end of the log is what is read most.
+const CACHE_BYTES: usize = 64 << 20;
+/// A page ends at whichever comes first.
+const PAGE_ROWS: usize = 1024;
+const PAGE_BYTES: usize = 1 << 20;
+
+impl Store {
+    /// Opens the store, or creates it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = open_database(path)?;
+        let id = identify(&database, path)?;
+        let newest = newest(&database)?;
+        Ok(Self { database, id, newest: watch::Sender::new(newest) })
+    }
+
+    /// Which store this is.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// Position of the newest stored state; 0 when none. It changes after each commit.
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    /// Stores a batch durably, leaving out what is stored already; one receipt a report, in order.
+    /// `now` is Unix nanoseconds.
+    pub fn commit(&self, batch: &[Report], now: i64) -> Result<Vec<Receipt>, StoreError> {
+        let mut transaction = self.database.begin_write()?;
+        // Opening after a crash must not read the whole store first.
+        transaction.set_quick_repair(true);
+        let (receipts, newest) = apply(&transaction, batch, now)?;
+        transaction.commit()?;
+        self.newest.send_replace(newest);
+        Ok(receipts)
+    }
+
+    /// What is stored after position `after`, up to and including `until`, oldest first. Not
+    /// necessarily all of it: a page is bounded. Empty when there is nothing.
+    pub fn page(&self, after: u64, until: u64) -> Result<Vec<Row>, StoreError> {
+        let log = self.database.begin_read()?.open_table(LOG)?;
+        let mut rows = Vec::new();
+        let mut size = 0;
+        for entry in log.range(after.saturating_add(1)..=until)? {
+            let (position, value) = entry?;
+            let (position, (stored, bytes)) = (position.value(), value.value());
+            let damaged = |_| StoreError::Damaged(format!("anomaly at position {position}"));
+            let anomaly = Anomaly::decode(bytes).map_err(damaged)?;
+            rows.push(Row { position, stored, anomaly });
+            size += bytes.len();
+            if rows.len() == PAGE_ROWS || size >= PAGE_BYTES {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The last position that was stored before `time` (Unix nanoseconds); 0 when none.
+    pub fn last_before(&self, time: i64) -> Result<u64, StoreError> {
+        let log = self.database.begin_read()?.open_table(LOG)?;
+        // Times never fall as positions rise, so bisection finds it: `low` was stored before.
+        let (mut low, mut high) = (0, log.last()?.map_or(0, |(position, _)| position.value()) + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match log.get(middle)? {
+                Some(row) if row.value().0 < time => low = middle,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// What is known of an origin; nothing when it never reported.
+    pub fn origin(&self, origin: &Origin) -> Result<Option<OriginState>, StoreError> {
+        let origins = self.database.begin_read()?.open_table(ORIGINS)?;
+        origin_state(&origins, origin)
+    }
+}
+
+fn origin_state(
+    origins: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
+    origin: &Origin,
+) -> Result<Option<OriginState>, StoreError> {
+    let damaged = |_| StoreError::Damaged(format!("state of node {}", origin.node));
+    let state = origins.get(key(origin))?;
+    state.map(|state| OriginState::decode(state.value()).map_err(damaged)).transpose()
+}
+
+fn key(origin: &Origin) -> (&str, &str) {
+    (&origin.node, &origin.boot_id)
+}
+
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let failed = |cause| StoreError::Open { path: path.to_owned(), cause };
+    let mut options = OpenOptions::new();
+    // Anomalies name clients: nobody else on the host reads them.
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(failed)?;
+    sync_folder(path).map_err(failed)?;
+    let opened = FileBackend::new(file)
+        .and_then(|file| Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(file));
+    opened.map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() == io::ErrorKind::InvalidData =>
+        {
+            StoreError::Foreign(path.to_owned())
+        }
+        other => other.into(),
+    })
+}
+
+/// A file just created must not vanish with a power cut after its content was acknowledged.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Reads the identity of the store, or gives one to a new file.
+fn identify(database: &Database, path: &Path) -> Result<StoreId, StoreError> {
+    let foreign = || StoreError::Foreign(path.to_owned());
+    let transaction = database.begin_write()?;
+    let tables: Vec<String> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    if !tables.is_empty() && !tables.iter().any(|table| table == META.name()) {
+        return Err(foreign());
+    }
+    let id = {
+        let mut meta = transaction.open_table(META).map_err(|_| foreign())?;
+        if tables.is_empty() {
+            meta.insert("format", FORMAT)?;
+            meta.insert("id", random().map_err(|cause| StoreError::Open { path: path.to_owned(), cause })?)?;
+        }
+        let format = meta.get("format")?.ok_or_else(foreign)?.value();
+        if format != FORMAT {
+            return Err(StoreError::Format { path: path.to_owned(), found: format });
+        }
+        StoreId(meta.get("id")?.ok_or_else(foreign)?.value())
+    };
+    transaction.open_table(LOG)?;
+    transaction.open_table(ORIGINS)?;
+    transaction.commit()?;
+    Ok(id)
+}
+
+fn random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+fn newest(database: &Database) -> Result<u64, StoreError> {
+    let log = database.begin_read()?.open_table(LOG)?;
+    Ok(log.last()?.map_or(0, |(position, _)| position.value()))
+}
+
+/// Writes a batch into a transaction; the receipts and the newest position after it.
+fn apply(
+    transaction: &WriteTransaction,
+    batch: &[Report],
+    now: i64,
+) -> Result<(Vec<Receipt>, u64), StoreError> {
+    let mut log = transaction.open_table(LOG)?;
+    let mut origins = transaction.open_table(ORIGINS)?;
+    let last = log.last()?.map(|(position, row)| (position.value(), row.value().0));
+    let (mut newest, last_stored) = last.unwrap_or((0, i64::MIN));
+    // The clock of the host may step back; the order of the log must not.
+    let stored = now.max(last_stored);
+    let mut receipts = Vec::with_capacity(batch.len());
+    for Report { origin, what } in batch {
+        let mut state = origin_state(&origins, origin)?.unwrap_or_default();
+        state.last_seen = now;
+        let mut missing = 0;
+        match what {
+            What::Hello { version } => state.version.clone_from(version),
+            What::Heartbeat { losses, clients } => (state.losses, state.clients) = (*losses, *clients),
+            What::Anomaly { sequence, bytes } if *sequence > state.acked => {
+                newest += 1;
+                log.insert(newest, (stored, bytes.as_slice()))?;
+                missing = sequence - state.acked - 1;
+                state.missing = state.missing.saturating_add(missing);
+                state.acked = *sequence;
+            }
+            What::Anomaly { .. } => {}
+        }
+        origins.insert(key(origin), state.encode_to_vec().as_slice())?;
+        receipts.push(Receipt { acked: state.acked, missing });
+    }
+    Ok((receipts, newest))
+}
