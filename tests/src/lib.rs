@@ -9,11 +9,15 @@
 //! panic; what a killed run left behind is removed by the next one.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod binary;
+pub mod control;
+pub mod feed;
 pub mod llama;
 pub mod net;
 pub mod nginx;
 pub mod openai;
 pub mod process;
 pub mod python;
+mod rpc;
 pub mod stack;

@@ -4,6 +4,7 @@
 //! as the model server writes them, and a line is in the file before the next request of its connection is read.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use hydrometer_engine::ClientId;
 use serde::{Deserialize, Deserializer};
 
 use crate::{
@@ -94,6 +96,29 @@ impl Nginx {
             namespace.run(|| std::net::TcpStream::connect((SERVER_V4, PORT)).is_ok()).ok()?.then_some(())
         })
     }
+}
+
+/// What one client did, summed over its finished requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Requests.
+    pub requests: u64,
+    /// Bytes of the requests, heads included.
+    pub request_bytes: u64,
+    /// Bytes of the answers, heads included.
+    pub answer_bytes: u64,
+}
+
+/// Sums up `accesses` by client, each as Hydrometer names it.
+pub fn summaries(accesses: &[Access]) -> BTreeMap<ClientId, Summary> {
+    let mut summaries: BTreeMap<_, Summary> = BTreeMap::new();
+    for access in accesses {
+        let summary = summaries.entry(ClientId::from(access.client)).or_default();
+        summary.requests += 1;
+        summary.request_bytes += access.request_length;
+        summary.answer_bytes += access.bytes_sent;
+    }
+    summaries
 }
 
 /// One finished request, as nginx tells it. Sizes are HTTP bytes inside TLS, head and body.

@@ -4,11 +4,12 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Between two looks at a condition.
@@ -115,10 +116,21 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.terminate(GRACE).is_err() {
+        // Also when this run was interrupted: what is running has to clean up, too.
+        let _ = self.signal(Signal::TERM);
+        if poll("it to end", GRACE, || self.ended()).is_err() {
             let _ = self.kill();
         }
     }
+}
+
+/// Set by [`interrupt`].
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes every [`wait_for`] of this program fail at once, now and from now on, so that it unwinds and its guards clean
+/// up.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
 /// Looks at `condition` until it gives a value; an error once `limit` is over, or from `condition` itself.
@@ -127,6 +139,13 @@ pub fn wait_for<T>(
     limit: Duration,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    poll(what, limit, || {
+        ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+        condition()
+    })
+}
+
+fn poll<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begun = Instant::now();
     loop {
         if let Some(value) = condition()? {
