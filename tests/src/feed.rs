@@ -121,6 +121,11 @@ impl Subscriber {
         lock(&self.received).last().map(|message| message.resume_token.clone()).unwrap_or_default()
     }
 
+    /// Whether the control plane has refused it.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Ends the subscription; an error when the control plane refused it.
     pub fn stop(mut self) -> Result<Vec<SubscribeResponse>> {
         self.end()?;

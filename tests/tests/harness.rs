@@ -1,4 +1,4 @@
-//! The harness itself: it leaves nothing behind, and its servers and clients are real.
+//! The harness itself: it leaves nothing behind, its servers and clients are real, and its subscriber misses nothing.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -6,7 +6,13 @@ use std::{
     time::Duration,
 };
 
+use hydrometer_proto::v1::{
+    Anomaly, Hello, ReportRequest, SequencedAnomaly, control_plane_client::ControlPlaneClient,
+    report_request, report_response,
+};
 use hydrometer_tests::{
+    control::Control,
+    feed::Subscriber,
     net::{Network, SERVER_V4, sweep},
     nginx::Security,
     openai::{Behaviour, KeepAlive, Stream},
@@ -110,4 +116,86 @@ fn requests_reach_the_model_and_the_access_log() {
             assert_eq!(connections.len() < 6, pooled, "{connections:?}");
         }
     }
+}
+
+/// A crash between two anomalies: the subscriber goes on by itself, and a new one with its token gets only what it had
+/// not.
+#[test]
+fn a_subscriber_gets_each_anomaly_once_across_a_crash_of_the_control_plane() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut control = Control::start(folder.path()).unwrap();
+    let subscriber = Subscriber::start(control.socket(), "").unwrap();
+    let wait_for_ids = |subscriber: &Subscriber, expected: &[&str]| {
+        wait_for(&format!("the anomalies {expected:?}"), Duration::from_secs(10), || {
+            let received = subscriber.received();
+            let ids: Vec<_> =
+                received.iter().filter_map(|message| Some(message.anomaly.as_ref()?.id.as_str())).collect();
+            assert!(ids.len() <= expected.len(), "{ids:?}");
+            Ok((ids == expected).then_some(()))
+        })
+        .unwrap();
+    };
+    report(&control, 1, "first");
+    wait_for_ids(&subscriber, &["first"]);
+    let token = subscriber.token();
+
+    control.kill().unwrap();
+    control.restart().unwrap();
+    report(&control, 2, "second");
+    wait_for_ids(&subscriber, &["first", "second"]);
+    subscriber.stop().unwrap();
+
+    let successor = Subscriber::start(control.socket(), token).unwrap();
+    wait_for_ids(&successor, &["second"]);
+}
+
+#[test]
+fn a_refused_subscription_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::start(folder.path()).unwrap();
+    let subscriber = Subscriber::start(control.socket(), "not a token").unwrap();
+    wait_for("the refusal", Duration::from_secs(10), || Ok(subscriber.has_ended().then_some(()))).unwrap();
+    let error = subscriber.stop().unwrap_err();
+    assert!(error.to_string().contains("refuses the subscription"), "{error:#}");
+}
+
+/// Reports one anomaly as an agent does, and waits until it is stored.
+fn report(control: &Control, sequence: u64, id: &str) {
+    let hello = Hello {
+        node: "node".to_owned(),
+        boot_id: "boot".to_owned(),
+        protocol_version: 1,
+        ..Hello::default()
+    };
+    let anomaly = Anomaly {
+        id: id.to_owned(),
+        kind: 1,
+        state: 1,
+        severity: 3,
+        client: "10.0.0.1".to_owned(),
+        node: "node".to_owned(),
+        revision: 1,
+        ..Anomaly::default()
+    };
+    let messages = [
+        report_request::Message::Hello(hello),
+        report_request::Message::Anomaly(SequencedAnomaly { sequence, anomaly: Some(anomaly) }),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (sender, receiver) = tokio::sync::mpsc::channel(messages.len());
+        for message in messages {
+            sender.send(ReportRequest { message: Some(message) }).await.unwrap();
+        }
+        let mut agent = ControlPlaneClient::connect(control.address()).await.unwrap();
+        let mut answers =
+            agent.report(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        loop {
+            let answer = answers.message().await.unwrap().expect("the stream stays open");
+            if matches!(answer.message, Some(report_response::Message::Ack(ack)) if ack.sequence >= sequence)
+            {
+                break;
+            }
+        }
+    });
 }
