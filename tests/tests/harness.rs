@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use hydrometer_proto::v1::{
     Anomaly, Hello, ReportRequest, SequencedAnomaly, control_plane_client::ControlPlaneClient,
     report_request, report_response,
@@ -135,13 +136,13 @@ fn a_subscriber_gets_each_anomaly_once_across_a_crash_of_the_control_plane() {
         })
         .unwrap();
     };
-    report(&control, 1, "first");
+    report(&control, 1, "first").unwrap();
     wait_for_ids(&subscriber, &["first"]);
     let token = subscriber.token();
 
     control.kill().unwrap();
     control.restart().unwrap();
-    report(&control, 2, "second");
+    report(&control, 2, "second").unwrap();
     wait_for_ids(&subscriber, &["first", "second"]);
     subscriber.stop().unwrap();
 
@@ -160,7 +161,7 @@ fn a_refused_subscription_is_an_error() {
 }
 
 /// Reports one anomaly as an agent does, and waits until it is stored.
-fn report(control: &Control, sequence: u64, id: &str) {
+fn report(control: &Control, sequence: u64, id: &str) -> anyhow::Result<()> {
     let hello = Hello {
         node: "node".to_owned(),
         boot_id: "boot".to_owned(),
@@ -181,21 +182,21 @@ fn report(control: &Control, sequence: u64, id: &str) {
         report_request::Message::Hello(hello),
         report_request::Message::Anomaly(SequencedAnomaly { sequence, anomaly: Some(anomaly) }),
     ];
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, receiver) = tokio::sync::mpsc::channel(messages.len());
         for message in messages {
-            sender.send(ReportRequest { message: Some(message) }).await.unwrap();
+            sender.send(ReportRequest { message: Some(message) }).await?;
         }
-        let mut agent = ControlPlaneClient::connect(control.address()).await.unwrap();
+        let mut agent = ControlPlaneClient::connect(control.address()).await?;
         let mut answers =
-            agent.report(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
+            agent.report(tokio_stream::wrappers::ReceiverStream::new(receiver)).await?.into_inner();
         loop {
-            let answer = answers.message().await.unwrap().expect("the stream stays open");
+            let answer = answers.message().await?.context("the control plane closed the stream")?;
             if matches!(answer.message, Some(report_response::Message::Ack(ack)) if ack.sequence >= sequence)
             {
-                break;
+                return Ok(());
             }
         }
-    });
+    })
 }
