@@ -1,0 +1,12 @@
+//! The promises of `hydrometer-control`, kept by the real program on real sockets.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail")]
+
+mod agent;
+mod crash;
+mod feed;
+mod ingest;
+mod program;
+mod settings;
+mod sockets;
+mod subscriber;
+mod tls;
