@@ -8,6 +8,7 @@ a request failed.
 import argparse
 import asyncio
 import json
+import math
 import random
 import ssl
 import sys
@@ -75,8 +76,12 @@ def connect(given: argparse.Namespace) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=given.base_url, api_key="none", http_client=http, max_retries=0)
 
 
-async def starts(pace: Pace, dice: random.Random) -> AsyncIterator[None]:
-    """Yields when the next request is due, without end."""
+async def starts(pace: Pace, dice: random.Random, end: float) -> AsyncIterator[None]:
+    """Yields when the next request is due, without end; pauses only until `end`."""
+
+    async def pause(seconds: float) -> None:
+        await asyncio.sleep(max(0.0, min(seconds, end - time.monotonic())))
+
     if pace.kind == "back-to-back":
         while True:
             yield
@@ -85,14 +90,14 @@ async def starts(pace: Pace, dice: random.Random) -> AsyncIterator[None]:
         while True:
             yield
             due += pace.numbers[0]
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await pause(due - time.monotonic())
     else:
-        most, pause = pace.numbers
+        most, mean = pace.numbers
         while True:
             for _ in range(dice.randint(1, int(most))):
                 yield
-                await asyncio.sleep(dice.uniform(0.05, 0.6))
-            await asyncio.sleep(dice.expovariate(1.0 / pause))
+                await pause(dice.uniform(0.05, 0.6))
+            await pause(dice.expovariate(1.0 / mean))
 
 
 class Run:
@@ -102,7 +107,7 @@ class Run:
         self.given = given
         self.log = log
         self.dice = random.Random(given.seed)
-        self.begun = time.monotonic()
+        self.end = time.monotonic() + (math.inf if given.duration is None else given.duration)
         self.started = 0
         self.failed = 0
 
@@ -110,11 +115,11 @@ class Run:
         """Whether another request may start."""
         if self.given.requests is not None and self.started >= self.given.requests:
             return False
-        return self.given.duration is None or time.monotonic() - self.begun < self.given.duration
+        return time.monotonic() < self.end
 
     async def work(self, api: AsyncOpenAI) -> None:
         """One of the --concurrency workers."""
-        async for _ in starts(self.given.pace, self.dice):
+        async for _ in starts(self.given.pace, self.dice, self.end):
             if not self.wants_more():
                 return
             self.started += 1

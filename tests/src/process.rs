@@ -133,6 +133,11 @@ pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
+/// Whether [`interrupt`] was called.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Looks at `condition` until it gives a value; an error once `limit` is over, or from `condition` itself.
 pub fn wait_for<T>(
     what: &str,
@@ -140,7 +145,7 @@ pub fn wait_for<T>(
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     poll(what, limit, || {
-        ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+        ensure!(!interrupted(), "interrupted");
         condition()
     })
 }

@@ -26,7 +26,7 @@ use hydrometer_tests::{
     control::Control,
     nginx::{self, Security, Summary},
     openai::Client,
-    process::{interrupt, wait_for},
+    process::{interrupt, interrupted, wait_for},
     stack::Stack,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,6 +56,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match catch_signals().and_then(|()| perform(Duration::from_secs(arguments.seconds))) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupted() => {
+            eprintln!("interrupted; nothing is left behind");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
