@@ -14,9 +14,10 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need { packages: "iproute2", present: || ask(&mut command("ip", "-V")).is_some() },
-    Need { packages: "nginx-light", present: || ask(&mut command("nginx", "-v")).is_some() },
-    Need { packages: "openssl", present: || ask(&mut command("openssl", "version")).is_some() },
+    Need { packages: "iproute2", present: || answers("ip", "-V") },
+    // Not in the PATH of everybody.
+    Need { packages: "nginx-light", present: || answers("nginx", "-v") || answers("/usr/sbin/nginx", "-v") },
+    Need { packages: "openssl", present: || answers("openssl", "version") },
     Need { packages: "python3 python3-venv", present: || python::base().is_some() },
 ];
 
@@ -29,6 +30,10 @@ pub(super) fn missing() -> Option<String> {
 /// Installs them.
 pub(super) fn install() -> Result<()> {
     apt_install(&missing().unwrap_or_default())
+}
+
+fn answers(program: &str, arguments: &str) -> bool {
+    ask(&mut command(program, arguments)).is_some()
 }
 
 /// Those of `packages` (separated by blanks) that dpkg does not list as installed.
