@@ -60,12 +60,12 @@ pub(super) fn install_linker() -> Result<()> {
     let mut install = match Toolchain::of_this_machine() {
         Toolchain::Debian => {
             let mut install = cargo(&format!(
-                "install bpf-linker --version {DEBIAN_LINKER} --force --no-default-features --features llvm-22"
+                "install bpf-linker --version {DEBIAN_LINKER} --locked --force --no-default-features --features llvm-22"
             ));
             install.env("LLVM_PREFIX", DEBIAN_LLVM).env("LLVM_SYS_221_PREFIX", DEBIAN_LLVM);
             install
         }
-        Toolchain::Nightly => cargo("install bpf-linker"),
+        Toolchain::Nightly => cargo("install bpf-linker --locked"),
     };
     execute(&mut install)
 }
