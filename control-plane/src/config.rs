@@ -13,9 +13,9 @@ use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::listen::Address;
 
-/// What can be set, by flag or by file; the names are the same.
+/// What can be set, by flag (`--tls-key`) or by file (`tls_key`).
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Where to listen: unix:/PATH or ADDR:PORT; may be given several times. An address other than
     /// loopback needs the three --tls flags [default: unix:/run/hydrometer/control.sock]
@@ -33,6 +33,28 @@ pub struct Options {
     /// Certificate authorities of the agents and subscribers, PEM
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// What to log on standard error [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<LogLevel>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What stops or loses something.
+    Error,
+    /// What needs a look.
+    Warn,
+    /// What changed.
+    #[default]
+    Info,
+    /// What happens.
+    Debug,
+    /// Everything.
+    Trace,
 }
 
 /// Valid settings.
@@ -44,6 +66,8 @@ pub struct Settings {
     pub store: PathBuf,
     /// Mutual TLS for the TCP addresses; none means that they are all loopback.
     pub tls: Option<ServerTlsConfig>,
+    /// What to log.
+    pub log: LogLevel,
 }
 
 /// Everything that is wrong with the settings, a line each.
@@ -56,7 +80,7 @@ const DEFAULT_STORE: &str = "/var/lib/hydrometer/control.redb";
 impl Options {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| unreadable("config", path, &error))?;
+        let text = fs::read_to_string(path).map_err(|error| unreadable("settings", path, &error))?;
         toml::from_str(&text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             ConfigError(vec![format!("{}:{line}: {}", path.display(), error.message().replace('\n', "; "))])
@@ -72,6 +96,7 @@ impl Options {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            log: self.log.or(other.log),
         }
     }
 
@@ -87,7 +112,9 @@ impl Options {
                 read_tls(&cert, &key, &ca).map_err(|e| errors.extend(e.0)).ok()
             }
             _ => {
-                errors.push("tls-cert, tls-key and tls-client-ca belong together; give all three".to_owned());
+                errors.push(
+                    "--tls-cert, --tls-key and --tls-client-ca belong together; give all three".to_owned(),
+                );
                 None
             }
         };
@@ -96,7 +123,8 @@ impl Options {
             some => some,
         };
         let store = self.store.unwrap_or_else(|| DEFAULT_STORE.into());
-        if errors.is_empty() { Ok(Settings { listen, store, tls }) } else { Err(ConfigError(errors)) }
+        let log = self.log.unwrap_or_default();
+        if errors.is_empty() { Ok(Settings { listen, store, tls, log }) } else { Err(ConfigError(errors)) }
     }
 }
 
@@ -112,14 +140,11 @@ fn refuse_plain(address: &Address) -> String {
 }
 
 fn read_tls(cert: &Path, key: &Path, ca: &Path) -> Result<ServerTlsConfig, ConfigError> {
-    let files = [
-        ("tls-cert", cert, "CERTIFICATE"),
-        ("tls-key", key, "PRIVATE KEY"),
-        ("tls-client-ca", ca, "CERTIFICATE"),
-    ];
+    let files =
+        [("certificate", cert, "CERTIFICATE"), ("key", key, "PRIVATE KEY"), ("client CA", ca, "CERTIFICATE")];
     let mut errors = Vec::new();
-    let [cert, key, ca] = files.map(|(setting, path, label)| {
-        read_pem(setting, path, label).map_err(|error| errors.extend(error.0)).unwrap_or_default()
+    let [cert, key, ca] = files.map(|(what, path, label)| {
+        read_pem(what, path, label).map_err(|error| errors.extend(error.0)).unwrap_or_default()
     });
     if !errors.is_empty() {
         return Err(ConfigError(errors));
@@ -139,21 +164,34 @@ fn read_tls(cert: &Path, key: &Path, ca: &Path) -> Result<ServerTlsConfig, Confi
     }
 }
 
-fn read_pem(setting: &str, path: &Path, label: &str) -> Result<String, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|error| unreadable(setting, path, &error))?;
+fn read_pem(what: &str, path: &Path, label: &str) -> Result<String, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|error| unreadable(&format!("TLS {what}"), path, &error))?;
     if text.contains("-----BEGIN ") && text.contains(&format!("{label}-----")) {
         return Ok(text);
     }
-    Err(ConfigError(vec![format!("{setting} {} holds no {label} in PEM form", path.display())]))
+    Err(ConfigError(vec![format!("the TLS {what} {} holds no {label} in PEM form", path.display())]))
 }
 
-fn unreadable(setting: &str, path: &Path, error: &io::Error) -> ConfigError {
-    ConfigError(vec![format!("cannot read {setting} {}: {error}", path.display())])
+fn unreadable(what: &str, path: &Path, error: &io::Error) -> ConfigError {
+    ConfigError(vec![format!("cannot read the {what} {}: {error}", path.display())])
 }
 
 /// The cause at the bottom of an error, without the layers that only say that there is one.
 pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), innermost)
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
 }
 
 impl fmt::Display for ConfigError {

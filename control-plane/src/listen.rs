@@ -7,7 +7,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     os::unix::{
-        fs::{FileTypeExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ pub enum Address {
 
 /// Text that is not an [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither unix:/PATH nor ADDR:PORT, such as 127.0.0.1:7443 or [::1]:7443")]
+#[error("`{0}` is neither unix:/PATH nor ADDR:PORT, such as 127.0.0.1:7070 or [::1]:7070")]
 pub struct NotAnAddress(String);
 
 /// An open socket.
@@ -61,9 +61,12 @@ pub enum ListenError {
     },
 }
 
-/// A socket's file, removed on drop.
+/// A socket's file, removed on drop unless another has taken its place.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
 
 /// The owner and its group may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -87,7 +90,7 @@ impl Listener {
     /// Where it really listens: a port of 0 has become a number.
     pub fn address(&self) -> io::Result<Address> {
         match self {
-            Self::Unix(_, file) => Ok(Address::Unix(file.0.clone())),
+            Self::Unix(_, file) => Ok(Address::Unix(file.path.clone())),
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
         }
     }
@@ -98,7 +101,8 @@ fn bind_unix(path: &Path) -> Result<Listener, ListenError> {
     clear(path)?;
     let socket = UnixSocket::new_stream().map_err(failed)?;
     socket.bind(path).map_err(failed)?;
-    let file = SocketFile(path.to_owned());
+    let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
+    let file = SocketFile { path: path.to_owned(), inode };
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
     Ok(Listener::Unix(socket.listen(BACKLOG).map_err(failed)?, file))
 }
@@ -137,8 +141,10 @@ fn refused(address: Address, cause: io::Error) -> ListenError {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!(socket = %self.0.display(), %error, "cannot remove the socket");
+        let Self { path, inode } = self;
+        let ours = fs::symlink_metadata(&*path).is_ok_and(|metadata| metadata.ino() == *inode);
+        if ours && let Err(error) = fs::remove_file(&*path) {
+            tracing::warn!(socket = %path.display(), %error, "cannot remove the socket");
         }
     }
 }
@@ -178,7 +184,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_they_are_written() {
-        for text in ["unix:/run/hydrometer/control.sock", "127.0.0.1:7443", "[::1]:7443", "0.0.0.0:0"] {
+        for text in ["unix:/run/hydrometer/control.sock", "127.0.0.1:7070", "[::1]:7070", "0.0.0.0:0"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -190,9 +196,9 @@ mod tests {
             "unix:",
             "unix:control.sock",
             "/run/control.sock",
-            "localhost:7443",
+            "localhost:7070",
             "127.0.0.1",
-            "::1:7443:x",
+            "::1:7070:x",
         ] {
             let refusal = text.parse::<Address>().unwrap_err().to_string();
             assert!(refusal.contains(&format!("`{text}`")), "{refusal}");

@@ -1,10 +1,10 @@
 //! `hydrometer-control`: reads settings, serves, and stops when told to.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hydrometer_control_plane::{
-    config::{Options, Settings},
+    config::{LogLevel, Options, Settings},
     health,
     listen::Address,
     server,
@@ -58,7 +58,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         println!("{}", summary(&settings));
         return Ok(());
     }
-    log();
+    log(settings.log);
     server::run(settings).await
 }
 
@@ -72,15 +72,11 @@ fn summary(settings: &Settings) -> String {
     )
 }
 
-/// Logs to standard error; `RUST_LOG` chooses what, `info` when unset.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+/// Logs to standard error, of libraries only what is wrong.
+fn log(level: LogLevel) {
+    let filter = EnvFilter::new(format!("error,hydrometer_control_plane={level}"));
+    let terminal = std::io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .init();
+    let output = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
+    output.with_env_filter(filter).init();
 }

@@ -71,6 +71,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!("stopping");
     stopping.cancel();
     health.set_not_serving::<ControlPlaneServer<Ingest>>().await;
+    health.set_not_serving::<FeedServer<Feed>>().await;
     tokio::select! {
         () = async { while servers.join_next().await.is_some() {} } => {}
         () = tokio::time::sleep(DRAIN) => tracing::info!("some streams did not end in time"),

@@ -1,5 +1,5 @@
-//! The control plane dies again and again in the middle of a stream: nothing acknowledged is lost,
-//! nothing is there twice.
+//! The control plane dies, by a kill or by a full disk: nothing acknowledged is lost, nothing is there
+//! twice.
 
 use std::sync::Arc;
 
@@ -40,6 +40,31 @@ async fn every_acknowledged_anomaly_is_in_the_feed_exactly_once_whenever_the_pro
     let stored = all(site.channel().await, everything()).await;
     assert!(stored.iter().map(id).eq(&expected), "{} of {ANOMALIES} are stored", stored.len());
     drop(program);
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_the_program_with_the_reason_and_keeps_what_was_acknowledged() {
+    let site = Site::new();
+    let mut program = site.start_cramped(400);
+    let mut agent = Agent::connect(site.channel().await, "gpu-1", "boot").await.unwrap();
+    let (mut acked, mut sequence) = (0, 0);
+    let status = loop {
+        sequence += 1;
+        agent.report(sequence, anomaly(&format!("{sequence}-{}", "x".repeat(10_000)))).await;
+        match agent.acked().await {
+            Ok(acknowledged) => acked = acknowledged.unwrap(),
+            Err(status) => break status,
+        }
+    };
+    assert!(status.message().contains("cannot write to its store"), "{status}");
+    assert_eq!(program.wait().code(), Some(1));
+    let output = program.output();
+    assert!(output.contains("check the disk and its free space"), "{output}");
+
+    let _program = site.start();
+    assert!(all(site.channel().await, everything()).await.len() as u64 >= acked);
+    let agent = Agent::connect(site.channel().await, "gpu-1", "boot").await.unwrap();
+    assert!(agent.welcomed >= acked && acked > 0);
 }
 
 /// An agent that connects until everything is acknowledged.

@@ -40,17 +40,37 @@ impl Site {
         self.path("control.sock")
     }
 
+    /// Its socket, as `--listen` takes it.
+    pub(crate) fn address(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
     /// Starts a control plane on this site's socket and store; returns when it listens.
     pub(crate) fn start(&self) -> Program {
-        self.start_with(&[&format!("--listen=unix:{}", self.socket().display())])
+        self.start_on(&[&self.address()], &[])
     }
 
     /// Starts a control plane with this site's store; returns when it listens.
-    pub(crate) fn start_with(&self, arguments: &[&str]) -> Program {
+    pub(crate) fn start_on(&self, addresses: &[&str], flags: &[String]) -> Program {
+        let mut command = program();
+        command.args(addresses.iter().flat_map(|address| ["--listen", address])).args(flags);
+        self.launch(command, addresses.len())
+    }
+
+    /// Starts a control plane on this site's socket whose files cannot grow beyond `blocks` of 512
+    /// bytes.
+    pub(crate) fn start_cramped(&self, blocks: u32) -> Program {
+        let mut command = Command::new("sh");
+        // Without the trap the signal would kill it; this way writing fails as on a full disk.
+        command.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"", &blocks.to_string()]);
+        command.arg(program().get_program()).args(["--listen", &self.address()]);
+        self.launch(command, 1)
+    }
+
+    fn launch(&self, mut command: Command, listeners: usize) -> Program {
         let log = self.path("log");
         let output = File::create(&log).unwrap();
-        let child = program()
-            .args(arguments)
+        let child = command
             .arg("--store")
             .arg(self.path("control.redb"))
             .stdin(Stdio::null())
@@ -59,12 +79,11 @@ impl Site {
             .spawn()
             .unwrap();
         let mut program = Program { child, log };
-        let expected = arguments.iter().filter(|argument| argument.starts_with("--listen")).count();
         poll("it to listen", || {
             if let Some(status) = program.child.try_wait().unwrap() {
                 panic!("it ended ({status}): {}", program.output());
             }
-            (program.listening().len() >= expected.max(1)).then_some(())
+            (program.listening().len() == listeners).then_some(())
         });
         program
     }
@@ -124,9 +143,7 @@ impl Drop for Program {
 
 /// The program, not yet started.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer-control"));
-    command.env_remove("RUST_LOG");
-    command
+    Command::new(env!("CARGO_BIN_EXE_hydrometer-control"))
 }
 
 /// What it says when it cannot start: one line, and an exit code other than 0.

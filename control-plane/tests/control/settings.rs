@@ -14,6 +14,8 @@ fn a_mistake_in_the_file_is_named_with_the_line_of_its_setting() {
         ("store = \"a\"\nlisten = [\n  \"unix:/a\",\n  \"localhost\",\n]\n", 2, "`localhost` is neither"),
         ("store = \"a\"\nstore = \"b\"\n", 2, "duplicate key"),
         ("store = \n", 1, ""),
+        ("log = \"loud\"\n", 1, "unknown variant `loud`"),
+        ("tls-key = \"a\"\n", 1, "unknown field `tls-key`"),
         ("[tls]\ncert = \"a\"\n", 1, "unknown field `tls`"),
     ];
     for (content, line, what) in cases {
@@ -50,22 +52,22 @@ fn flags_win_over_the_file() {
 #[test]
 fn checking_opens_neither_socket_nor_store() {
     let site = Site::new();
-    let listen = format!("unix:{}", site.socket().display());
     let store = site.path("control.redb");
-    let output = program().args(["--check", "--listen", &listen, "--store", text(&store)]).output().unwrap();
+    let output =
+        program().args(["--check", "--listen", &site.address(), "--store", text(&store)]).output().unwrap();
     assert!(output.status.success());
     assert!(!site.socket().exists() && !store.exists());
 }
 
 #[test]
 fn an_address_others_can_reach_demands_mutual_tls() {
-    for address in ["0.0.0.0:7443", "[::]:7443", "192.0.2.1:7443", "[::ffff:127.0.0.1]:7443"] {
+    for address in ["0.0.0.0:7070", "[::]:7070", "192.0.2.1:7070", "[::ffff:127.0.0.1]:7070"] {
         for arguments in [&["--listen", address][..], &["--check", "--listen", address]] {
             let said = refusal(arguments);
             assert!(said.contains(address) && said.contains("--tls-client-ca"), "{said}");
         }
     }
-    for address in ["127.0.0.1:7443", "127.8.8.8:7443", "[::1]:7443", "unix:/run/hydrometer/control.sock"] {
+    for address in ["127.0.0.1:7070", "127.8.8.8:7070", "[::1]:7070", "unix:/run/hydrometer/control.sock"] {
         assert!(
             program().args(["--check", "--listen", address]).output().unwrap().status.success(),
             "{address}"

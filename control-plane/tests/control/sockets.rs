@@ -41,7 +41,7 @@ async fn the_socket_of_a_dead_process_is_replaced() {
 async fn the_socket_of_a_living_process_is_left_alone() {
     let site = Site::new();
     let _program = site.start();
-    let listen = format!("unix:{}", site.socket().display());
+    let listen = site.address();
     let said = refusal(&["--listen", &listen, "--store", text(&site.path("other.redb"))]);
     assert!(said.contains(&format!("another hydrometer-control is listening on {listen}")), "{said}");
     Agent::connect(site.channel().await, "gpu-1", "boot").await.unwrap();
@@ -51,7 +51,7 @@ async fn the_socket_of_a_living_process_is_left_alone() {
 fn a_file_that_is_not_a_socket_is_left_alone() {
     let site = Site::new();
     fs::write(site.socket(), "precious").unwrap();
-    let listen = format!("unix:{}", site.socket().display());
+    let listen = site.address();
     let said = refusal(&["--listen", &listen, "--store", text(&site.path("control.redb"))]);
     assert!(said.contains("is not a socket"), "{said}");
     assert_eq!(fs::read_to_string(site.socket()).unwrap(), "precious");
@@ -87,8 +87,7 @@ fn a_store_in_use_and_a_file_that_is_no_store_are_named() {
 #[tokio::test]
 async fn several_addresses_serve_the_same_store() {
     let site = Site::new();
-    let socket = format!("--listen=unix:{}", site.socket().display());
-    let program = site.start_with(&[&socket, "--listen=127.0.0.1:0"]);
+    let program = site.start_on(&[&site.address(), "127.0.0.1:0"], &[]);
     let port = program.listening().remove(1);
     let tcp = Endpoint::from_shared(format!("http://{port}")).unwrap().connect().await.unwrap();
     let mut stream = subscribe(tcp, following()).await.unwrap();
@@ -106,7 +105,7 @@ async fn health_is_answered_to_clients_and_to_the_probe() {
         let answer = client.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
     }
-    let address = format!("unix:{}", site.socket().display());
+    let address = site.address();
     let probe = || program().args(["health", "--address", &address]).output().unwrap();
     assert_eq!(probe().status.code(), Some(0));
     drop(client);
@@ -177,6 +176,6 @@ fn the_probe_names_a_socket_that_does_not_speak_grpc() {
     let site = Site::new();
     let listener = UnixListener::bind(site.socket()).unwrap();
     drop(listener);
-    let said = refusal(&["health", "--address", &format!("unix:{}", site.socket().display())]);
+    let said = refusal(&["health", "--address", &site.address()]);
     assert!(said.contains("no hydrometer-control answers"), "{said}");
 }

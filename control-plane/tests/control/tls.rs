@@ -47,8 +47,8 @@ fn flags(site: &Site, server: &Pair, clients: &Authority) -> [String; 3] {
 }
 
 fn start(site: &Site, authority: &Authority) -> (Program, String) {
-    let [cert, key, ca] = flags(site, &authority.issue(NAME), authority);
-    let program = site.start_with(&["--listen=0.0.0.0:0", &cert, &key, &ca]);
+    let tls = flags(site, &authority.issue(NAME), authority);
+    let program = site.start_on(&["0.0.0.0:0"], &tls);
     let address = program.listening().remove(0).replace("0.0.0.0", "127.0.0.1");
     (program, address)
 }
@@ -95,17 +95,17 @@ async fn clients_without_a_certificate_of_the_authority_are_turned_away() {
 fn tls_files_that_cannot_be_used_are_named() {
     let (site, authority) = (Site::new(), Authority::new());
     let [cert, key, ca] = flags(&site, &authority.issue(NAME), &authority);
-    let check = ["--check", "--listen=0.0.0.0:7443"];
+    let check = ["--check", "--listen=0.0.0.0:7070"];
     let accepted = program().args(check).args([&cert, &key, &ca]).output().unwrap();
     assert!(accepted.status.success(), "{accepted:?}");
 
     let missing = "--tls-key=/nowhere/key.pem";
     let said = refusal(&[check[0], check[1], &cert, missing, &ca]);
-    assert!(said.contains("tls-key /nowhere/key.pem"), "{said}");
+    assert!(said.contains("TLS key /nowhere/key.pem"), "{said}");
 
     let swapped = key.replace("tls-key=", "tls-cert=");
     let said = refusal(&[check[0], check[1], &swapped, &key, &ca]);
-    assert!(said.contains("tls-cert") && said.contains("no CERTIFICATE"), "{said}");
+    assert!(said.contains("TLS certificate") && said.contains("no CERTIFICATE"), "{said}");
 
     let other = site.path("other.pem");
     fs::write(&other, authority.issue(NAME).key).unwrap();
