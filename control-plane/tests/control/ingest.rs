@@ -1,7 +1,8 @@
 //! What agents can rely on.
 
+use futures::future::join_all;
 use hydrometer_proto::v1::{Anomaly, Heartbeat, Hello, SequencedAnomaly, report_request::Message as Say};
-use tonic::Code;
+use tonic::{Code, transport::Endpoint};
 
 use crate::{
     agent::{Agent, anomaly, hello, refused},
@@ -152,4 +153,41 @@ async fn an_agent_that_reads_no_acknowledgements_is_still_taken_in() {
         assert!(agent.report(sequence, anomaly("a")).await);
     }
     assert_eq!(agent.finish().await, 20_000);
+}
+
+#[tokio::test]
+async fn many_agents_at_once_are_all_taken_in() {
+    let site = Site::new();
+    let _program = site.start();
+    let streams = (0..40).map(|number| stream(site.endpoint(), format!("gpu-{number}"), 100));
+    assert_eq!(join_all(streams).await, [100; 40]);
+    let stored = all(site.channel().await, everything()).await;
+    let mut distinct: Vec<_> = stored
+        .iter()
+        .filter_map(|message| message.anomaly.as_ref())
+        .map(|anomaly| (&anomaly.node, &anomaly.id))
+        .collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!((stored.len(), distinct.len()), (4000, 4000));
+}
+
+#[tokio::test]
+async fn two_streams_of_one_boot_at_once_store_each_sequence_once() {
+    let site = Site::new();
+    let _program = site.start();
+    let streams = (0..2).map(|_| stream(site.endpoint(), "gpu-1".into(), 2000));
+    assert_eq!(join_all(streams).await, [2000; 2]);
+    let stored = all(site.channel().await, everything()).await;
+    let expected: Vec<String> = (1..=2000).map(|sequence| sequence.to_string()).collect();
+    assert_eq!(ids(&stored), expected);
+}
+
+/// Reports sequence numbers 1 to `count` whatever the welcome says; the last acknowledgement.
+async fn stream(endpoint: Endpoint, node: String, count: u64) -> u64 {
+    let agent = Agent::connect(endpoint.connect().await.unwrap(), &node, "boot").await.unwrap();
+    for sequence in 1..=count {
+        agent.report(sequence, anomaly(&sequence.to_string())).await;
+    }
+    agent.finish().await
 }
