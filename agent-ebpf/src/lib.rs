@@ -1,1 +1,37 @@
-//! x
+//! From packets to exchanges: the part of Hydrometer that runs in the kernel, as a library.
+//!
+//! ```text
+//! packet.rs   bytes in, one Segment out (Ethernet .. TCP/UDP)
+//!    │
+//! track.rs    the flow a segment belongs to; the two entry points, ingress() and egress()
+//!    │
+//! request.rs  the client's direction: where a request begins
+//! answer.rs   the server's direction: what an answer amounts to
+//!    │        stream.rs  placing a segment in its byte stream (retransmits, gaps)
+//!    │        tls.rs     walking TLS records across segments
+//!    │        http.rs    the first bytes of clear-text HTTP
+//!    │
+//! flow.rs     the state of one connection, and how an exchange ends
+//! client.rs   counters and histograms of one client
+//! abi.rs      what kernel and userspace share
+//! cell.rs     memory that two cores touch
+//! ```
+//!
+//! The library makes no kernel calls and keeps no state: maps, clock and ring buffer come in through
+//! the traits of `track.rs`. `main.rs` binds them to the kernel; a replay binds them to ordinary
+//! collections, and gets the same exchanges from the same packets.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "BPF targets have no atomic add in core"))]
+
+pub mod abi;
+mod answer;
+pub mod cell;
+pub mod client;
+pub mod flow;
+mod http;
+pub mod packet;
+mod request;
+mod stream;
+mod tls;
+pub mod track;

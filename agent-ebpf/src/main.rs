@@ -1,1 +1,52 @@
-fn main(){}
+//! The maps and the hooks: XDP on ingress, TC on egress.
+//!
+//! Both always let the packet pass.
+#![no_std]
+#![no_main]
+
+mod tables;
+mod view;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use hydrometer_ebpf::track;
+
+use self::{
+    tables::Kernel,
+    view::{SkbView, XdpView},
+};
+
+/// From the network, in drivers that hand out packets in one piece.
+#[xdp]
+fn hyd_ingress(context: XdpContext) -> u32 {
+    track::ingress(&XdpView::<false>(&context), &Kernel(&context));
+    XDP_PASS
+}
+
+/// From the network, where packets may come in several pieces.
+#[xdp(frags)]
+fn hyd_frags(context: XdpContext) -> u32 {
+    track::ingress(&XdpView::<true>(&context), &Kernel(&context));
+    XDP_PASS
+}
+
+/// To the network. Leaves the verdict to the programs behind this one.
+#[classifier]
+fn hyd_egress(context: TcContext) -> i32 {
+    track::egress(&SkbView(&context), &Kernel(&context));
+    TC_ACT_UNSPEC
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier refuses a program that could come here.
+    loop {}
+}
+
+/// The kernel offers some of its helpers to GPL programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

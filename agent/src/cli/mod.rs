@@ -14,6 +14,7 @@ pub mod client;
 pub mod clients;
 pub mod connect;
 pub mod output;
+pub mod replay;
 pub mod schema;
 pub mod status;
 pub mod units;
@@ -42,6 +43,7 @@ enum Command {
     Top(top::TopArgs),
     Anomalies(anomalies::AnomaliesArgs),
     Status(status::StatusArgs),
+    Replay(replay::ReplayArgs),
 }
 
 impl Cli {
@@ -54,6 +56,7 @@ impl Cli {
             Command::Top(args) => wait(top::run(args, &socket)),
             Command::Anomalies(args) => wait(anomalies::run(args, &socket)),
             Command::Status(args) => wait(status::run(args, &socket)),
+            Command::Replay(args) => replay::run(&args),
         }
     }
 }

@@ -3,9 +3,33 @@
 //! This is the only module that knows aya. Kernel times (CLOCK_MONOTONIC) are turned into
 //! [`Nanos`] since the epoch here; nothing monotonic leaves this module.
 
-use std::{net::IpAddr, time::Duration};
+mod attach;
+mod batch;
+mod clients;
+mod clock;
+mod error;
+mod flows;
+mod load;
+mod status;
+mod wakeup;
 
+use std::{
+    fmt, io,
+    net::IpAddr,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray, RingBuf},
+};
+use aya_log::EbpfLogger;
+use hydrometer_ebpf::abi::{Counter, Counters, ExchangeEvent};
 use hydrometer_engine::{Accuracy, ClientId, Exchange, Nanos, Protocol, Service};
+
+use self::{attach::Links, clients::Clients, flows::Flows, wakeup::Wakeup};
+pub use self::{error::KernelError, load::OBJECT};
+use crate::wire;
 
 /// What to load.
 #[derive(Clone, Debug)]
@@ -179,78 +203,165 @@ pub struct KernelStatus {
     pub egress_watched: u64,
 }
 
-/// Why the kernel side failed. Every message names the thing and the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// stub
-    #[error("not yet")]
-    Stub,
-}
-
 /// The loaded programs and their maps. Dropping it detaches everything that is not pinned.
-#[derive(Debug)]
-pub struct Kernel {}
+pub struct Kernel {
+    ebpf: Ebpf,
+    pin: bool,
+    links: Vec<Links>,
+    attachments: Vec<Attachment>,
+    ring: RingBuf<MapData>,
+    /// Woken when the ring buffer or the log has something; made when first waited for.
+    wakeups: Option<(Wakeup, Wakeup)>,
+    // The kernel refuses programs whose log has no reader.
+    log: EbpfLogger<&'static dyn log::Log>,
+    flows: Flows,
+    clients: Clients,
+    counters: PerCpuArray<MapData, Counters>,
+    sweep_failures: u64,
+}
 
 impl Kernel {
     /// Loads and verifies the programs; attaches nothing.
     pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
-        let _ = options;
-        Err(KernelError::Stub)
+        let mut ebpf = load::object(options)?;
+        let log = EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Load(error.to_string()))?;
+        let ring = load::take(&mut ebpf, "EXCHANGES")?;
+        let flows = Flows::new(load::take(&mut ebpf, "FLOWS4")?, load::take(&mut ebpf, "FLOWS6")?);
+        let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?);
+        let counters = load::take(&mut ebpf, "COUNTERS")?;
+        // A driver needs one of the two, which attaching finds out; both must be good.
+        load::xdp(&mut ebpf, load::FRAGS)?;
+        load::xdp(&mut ebpf, load::INGRESS)?;
+        load::egress(&mut ebpf)?;
+        Ok(Self {
+            ebpf,
+            pin: options.pin,
+            links: Vec::new(),
+            attachments: Vec::new(),
+            ring,
+            wakeups: None,
+            log,
+            flows,
+            clients,
+            counters,
+            sweep_failures: 0,
+        })
     }
 
     /// Attaches both programs to one interface: XDP with frags, else native, else skb; TCX, else clsact.
     /// Either both are attached or none.
     pub fn attach(&mut self, interface: &str) -> Result<Vec<Attachment>, KernelError> {
-        let _ = interface;
-        Err(KernelError::Stub)
+        let (links, attachments) = attach::attach(&mut self.ebpf, interface, self.pin)?;
+        self.links.push(links);
+        self.attachments.extend(attachments.clone());
+        Ok(attachments.into())
     }
 
-    /// Detaches everything this process attached.
+    /// Detaches everything this process attached, bar what is pinned.
     pub fn detach(&mut self) -> Result<(), KernelError> {
-        Err(KernelError::Stub)
+        self.attachments.clear();
+        // One that fails must not keep the others attached.
+        self.links.drain(..).map(Links::detach).fold(Ok(()), Result::and)
     }
 
     /// Waits until the ring buffer has something (or the kernel log has). Cancel safe.
     pub async fn ready(&mut self) -> Result<(), KernelError> {
-        Err(KernelError::Stub)
+        let (ring, log) = match &mut self.wakeups {
+            Some(wakeups) => wakeups,
+            none => {
+                let made = Wakeup::new(&self.ring).and_then(|ring| Ok((ring, Wakeup::new(&self.log)?)));
+                none.insert(made.map_err(KernelError::Wait)?)
+            }
+        };
+        tokio::select! {
+            result = ring.wait() => result.map_err(KernelError::Wait),
+            result = log.wait() => {
+                self.log.flush();
+                result.map_err(KernelError::Wait)
+            }
+        }
     }
 
     /// Moves all finished exchanges into `out`.
     pub fn drain(&mut self, out: &mut Vec<Exchange>) {
-        let _ = out;
+        let epoch = clock::epoch();
+        while let Some(item) = self.ring.next() {
+            if let Some(event) = ExchangeEvent::from_bytes(&item)
+                && !self.flows.was_handed_out(&event)
+            {
+                out.push(wire::exchange(&event, epoch));
+            }
+        }
     }
 
     /// Walks a part of the flow table and moves exchanges whose answer has been quiet for `quiet`
     /// into `out`; each exchange comes out of `drain` or `sweep` once, never both. Call it every
     /// second or so.
     pub fn sweep(&mut self, quiet: Duration, out: &mut Vec<Exchange>) {
-        let _ = (quiet, out);
+        if let Err(error) = self.flows.sweep(quiet, out).and_then(|()| self.clients.sweep()) {
+            self.sweep_failed(&error);
+        }
     }
 
     /// Like `sweep`, for every exchange still open, whole table: call it once, before the end.
     pub fn flush(&mut self, out: &mut Vec<Exchange>) {
-        let _ = out;
+        self.drain(out);
+        if let Err(error) = self.flows.flush(out) {
+            self.sweep_failed(&error);
+        }
+    }
+
+    fn sweep_failed(&mut self, error: &io::Error) {
+        self.sweep_failures += 1;
+        tracing::warn!(%error, "cannot read the flow map; quiet exchanges are reported late");
     }
 
     /// One client's counters.
     pub fn client(&self, id: &ClientId) -> Result<Option<ClientSnapshot>, KernelError> {
-        let _ = id;
-        Err(KernelError::Stub)
+        self.clients.get(id).map_err(|source| KernelError::Map { map: "CLIENTS", source })
     }
 
-    /// Live flows of one client, most recent first, at most `limit`.
+    /// Live flows of one client, most recent first, at most `limit`. One that began since the last
+    /// sweep may be missing.
     pub fn flows(&self, id: &ClientId, limit: usize) -> Result<Vec<FlowSnapshot>, KernelError> {
-        let _ = (id, limit);
-        Err(KernelError::Stub)
+        Ok(self.flows.of(id, limit))
     }
 
     /// Programs, maps, losses, packets.
     pub fn status(&self) -> Result<KernelStatus, KernelError> {
-        Err(KernelError::Stub)
+        let counters = self
+            .counters
+            .get(&0, 0)
+            .map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
+        let total = |counter: Counter| counters.iter().map(|core| core[counter as usize]).sum();
+        let losses = Counter::ALL.iter().filter(|counter| counter.is_loss());
+        let mut losses: Vec<_> = losses
+            .map(|&counter| Loss { stage: counter.name(), count: total(counter), meaning: counter.meaning() })
+            .collect();
+        losses.push(Loss {
+            stage: "flow_sweep",
+            count: self.sweep_failures,
+            meaning: "The flow map could not be read; quiet exchanges are reported late.",
+        });
+        Ok(KernelStatus {
+            programs: status::programs(&self.ebpf),
+            maps: status::maps(self),
+            losses,
+            ingress_seen: total(Counter::IngressSeen),
+            ingress_watched: total(Counter::IngressWatched),
+            egress_seen: total(Counter::EgressSeen),
+            egress_watched: total(Counter::EgressWatched),
+        })
     }
 
     /// Who is attached where.
     pub fn attachments(&self) -> &[Attachment] {
-        &[]
+        &self.attachments
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("attachments", &self.attachments).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,320 @@
+//! What kernel and userspace share: keys, the ring buffer's record, counters. [`crate::flow::Flow`]
+//! and [`crate::client::Client`] are the values of the maps.
+//!
+//! Invariant: every type here is `repr(C)` without implicit padding, and its size is asserted at
+//! compile time for both targets.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Changes whenever the meaning or the layout of anything shared changes.
+pub const LAYOUT: u32 = 1;
+
+/// An address as the wire has it: four words in network order; IPv4 as `::ffff:a.b.c.d`.
+pub type Address = [u32; 4];
+
+/// Third word of an IPv4 address in [`Address`].
+pub const V4_MAPPED: u32 = 0xffff_u32.to_be();
+
+/// `address` in the form of the standard library.
+pub fn ip(address: Address) -> IpAddr {
+    if is_v4(&address) {
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(address[3])))
+    } else {
+        let [a, b, c, d] = address.map(|word| u128::from(u32::from_be(word)));
+        IpAddr::V6(Ipv6Addr::from_bits(a << 96 | b << 64 | c << 32 | d))
+    }
+}
+
+/// `ip` in the form of the maps.
+pub fn address(ip: IpAddr) -> Address {
+    let bits = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [(bits >> 96) as u32, (bits >> 64) as u32, (bits >> 32) as u32, bits as u32].map(u32::to_be)
+}
+
+/// Whether this is an IPv4 address.
+#[inline(always)]
+pub fn is_v4(address: &Address) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == V4_MAPPED
+}
+
+/// Key of the client map: the upper 64 bits of an IPv6 address, or `ffff:ffff:` and the IPv4 address
+/// (as an IPv6 prefix that would be multicast, which is never a source).
+#[inline(always)]
+pub fn client_key(address: &Address) -> u64 {
+    if is_v4(address) {
+        0xffff_ffff_0000_0000 | u32::from_be(address[3]) as u64
+    } else {
+        (u32::from_be(address[0]) as u64) << 32 | u32::from_be(address[1]) as u64
+    }
+}
+
+/// Key of an IPv4 flow. Addresses and ports in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey4 {
+    /// Client address.
+    pub client: u32,
+    /// Service address.
+    pub server: u32,
+    /// Client port.
+    pub client_port: u16,
+    /// Service port.
+    pub server_port: u16,
+    /// IP protocol number.
+    pub transport: u32,
+}
+
+/// Key of an IPv6 flow. Addresses and ports in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey6 {
+    /// Client address.
+    pub client: Address,
+    /// Service address.
+    pub server: Address,
+    /// Client port.
+    pub client_port: u16,
+    /// Service port.
+    pub server_port: u16,
+    /// IP protocol number.
+    pub transport: u32,
+}
+
+/// Key of the service map: an address (all zero: any address) and a port, in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// Address, or zeros.
+    pub address: Address,
+    /// Port.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Words of the port bitmap: one bit a port.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Classes of record sizes, four to an octave, from 64 B to 16 KiB.
+pub const SIZE_CLASSES: usize = 32;
+
+/// What a flow speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Nothing recognised yet.
+    Unknown = 0,
+    /// HTTP/1.x in clear text.
+    Http1 = 1,
+    /// HTTP/1.x or WebSocket inside TLS.
+    Tls = 2,
+    /// HTTP/2 in clear text.
+    Http2 = 3,
+    /// HTTP/2 inside TLS.
+    TlsHttp2 = 4,
+    /// QUIC, or anything else over UDP.
+    Quic = 5,
+    /// Other TCP, split at direction changes.
+    Other = 6,
+}
+
+impl Protocol {
+    /// The protocol with this number; `Unknown` for numbers that are none.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Http1,
+            2 => Self::Tls,
+            3 => Self::Http2,
+            4 => Self::TlsHttp2,
+            5 => Self::Quic,
+            6 => Self::Other,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The client or the server cut the connection, or the client never got an answer.
+pub const ABORTED: u8 = 1;
+/// Bytes were missed, or the record overhead is not known: sizes come from sequence numbers.
+pub const DERIVED: u8 = 2;
+/// The next request was on its way before this one was answered.
+pub const PIPELINED: u8 = 4;
+
+/// One finished exchange, as it goes through the ring buffer. Times are nanoseconds of the kernel's
+/// monotonic clock (a capture's own clock in a replay); 0 means that it did not happen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExchangeEvent {
+    /// Client address.
+    pub client: Address,
+    /// Service address.
+    pub server: Address,
+    /// Client port, host order.
+    pub client_port: u16,
+    /// Service port, host order.
+    pub server_port: u16,
+    /// [`Protocol`].
+    pub protocol: u8,
+    /// [`ABORTED`], [`DERIVED`], [`PIPELINED`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: u16,
+    /// First packet of the flow.
+    pub flow_start: u64,
+    /// Number of the exchange on its flow, from 1.
+    pub turn: u32,
+    /// Server records (TLS) or segments (clear text).
+    pub records: u32,
+    /// First byte of the request.
+    pub start: u64,
+    /// Last byte of the request.
+    pub request_end: u64,
+    /// First server record.
+    pub first: u64,
+    /// Second server record.
+    pub second: u64,
+    /// Last byte of the answer.
+    pub last: u64,
+    /// Application bytes of the request.
+    pub request_bytes: u64,
+    /// Application bytes of the answer.
+    pub answer_bytes: u64,
+    /// Server records by size class ([`crate::client::size_class`]); all are halved when one would
+    /// overflow.
+    pub classes: [u8; SIZE_CLASSES],
+}
+
+/// Types that userspace reads from and writes to maps as bytes.
+macro_rules! plain {
+    ($($type:ty: $words:ty),+ $(,)?) => {
+        $(impl From<$words> for $type {
+            fn from(words: $words) -> Self {
+                const { assert!(size_of::<$type>() == size_of::<$words>()) };
+                // SAFETY: the sizes are equal, and every bit pattern is a value of integer fields.
+                unsafe { core::mem::transmute(words) }
+            }
+        }
+
+        impl From<$type> for $words {
+            fn from(value: $type) -> Self {
+                // SAFETY: the sizes are equal (see above), and there is no padding.
+                unsafe { core::mem::transmute(value) }
+            }
+        })+
+    };
+}
+
+plain! {
+    FlowKey4: [u32; 4],
+    FlowKey6: [u32; 10],
+    ServiceKey: [u32; 5],
+    ExchangeEvent: [u64; 18],
+    crate::flow::Flow: [u64; 33],
+    crate::client::Client: [u64; 43],
+}
+
+impl ExchangeEvent {
+    /// The event in these bytes of the ring buffer; `None` when there are too few.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (words, _) = bytes.as_chunks::<8>();
+        let words: &[[u8; 8]; 18] = words.first_chunk()?;
+        Some(words.map(u64::from_ne_bytes).into())
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// What is counted per core: packets, and every way to lose something.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Counter {
+            /// All, in the order of [`Counters`].
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// Whether something was not followed; the others count packets.
+            pub const fn is_loss(self) -> bool {
+                self as u8 > Self::EgressWatched as u8
+            }
+
+            /// The name in snake case.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+
+            /// What it means and what to do about it.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets the ingress program saw.
+    IngressSeen = "ingress_seen",
+    /// Packets from clients of watched services.
+    IngressWatched = "ingress_watched",
+    /// Packets the egress program saw.
+    EgressSeen = "egress_seen",
+    /// Packets of watched services to clients.
+    EgressWatched = "egress_watched",
+    /// The frame ends inside a header it announces.
+    FrameTruncated = "frame_truncated",
+    /// An IP header with an impossible version, header length or total length.
+    IpMalformed = "ip_malformed",
+    /// More VLAN tags or IPv6 extension headers than are followed (2 and 6).
+    HeaderChain = "header_chain",
+    /// IP fragments, whose payload is not followed.
+    Fragment = "fragment",
+    /// A TCP header with an impossible length.
+    TcpMalformed = "tcp_malformed",
+    /// A flow could not be entered in the flow map and is not followed; raise max_flows.
+    FlowInsert = "flow_insert",
+    /// A client could not be entered in the client map and is not counted; raise max_clients.
+    ClientInsert = "client_insert",
+    /// The ring buffer was full: one exchange is in the counters but has no record; raise ring_bytes.
+    RingFull = "ring_full",
+    /// The record boundary of a stream was lost (bytes were missed); sizes are derived until it is found again.
+    Desync = "desync",
+    /// A packet held more TLS records than are walked at once; counts as a desync, too.
+    RecordLimit = "record_limit",
+}
+
+/// Number of [`Counter`]s.
+pub const COUNTERS: usize = Counter::ALL.len();
+
+/// The per-core counters, in the order of [`Counter::ALL`].
+pub type Counters = [u64; COUNTERS];
+
+const _: () = {
+    assert!(size_of::<FlowKey4>() == 16);
+    assert!(size_of::<FlowKey6>() == 40);
+    assert!(size_of::<ServiceKey>() == 20);
+    assert!(size_of::<ExchangeEvent>() == 144);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_round_trip() {
+        for text in ["10.77.0.2", "2001:db8:1:2:3:4:5:6"] {
+            let ip_address: IpAddr = text.parse().unwrap();
+            assert_eq!(ip(address(ip_address)), ip_address);
+        }
+        assert_eq!(client_key(&address("10.0.0.1".parse().unwrap())), 0xffff_ffff_0a00_0001);
+        assert_eq!(client_key(&address("2001:db8:1:2::9".parse().unwrap())), 0x2001_0db8_0001_0002);
+    }
+}

@@ -1,0 +1,261 @@
+//! The server's direction: what an answer amounts to.
+//!
+//! Every application record of the server belongs to the turn that is open when it leaves. Under TLS 1.3
+//! session tickets look like application data and may come after the first request: two equal records
+//! at its begin are tickets, and a lone one is kept pending until the next record tells.
+
+use crate::{
+    abi::{Counter, Protocol},
+    flow::{Answered, EARLY, Flow, HANDSHAKE_DONE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN, protocol},
+    http::{self, CONTINUE_LEN},
+    packet::{Packet, Segment},
+    stream::{Place, Taken, estimate_application_bytes},
+    tls::{self, APPLICATION_DATA, Position, Reader, Record, Walk, is_finished},
+    track::Tables,
+};
+
+/// Content of an encrypted alert.
+const ALERT: u32 = 2;
+/// The end of a chunked body, which is no record of its own (RFC 9112 section 7.1); a key update is as long.
+const CHUNK_END: u32 = 5;
+/// The first application record of an HTTP/1 server holds a status line and header fields, that of an
+/// HTTP/2 server its settings.
+const MAX_SETTINGS: u32 = 64;
+/// Lengths that session tickets have.
+const TICKET_LEN: core::ops::RangeInclusive<u32> = 100..=1400;
+/// Tickets after which a connection gets no more: servers send two, or one on resumption.
+const MAX_TICKETS: u8 = 2;
+
+/// The connection began anew: so does this half.
+#[inline(always)]
+pub(crate) fn connect(flow: &Flow, half: &mut ServerHalf, connection: u32) {
+    let unreported = half.unreported;
+    *half = ServerHalf { unreported, connection, ..ServerHalf::default() };
+    flow.answered.tls.set(0);
+    flow.answered.turn.set(0);
+    flow.answered.records.set(0);
+    flow.answered.pending.set(0);
+}
+
+/// Takes a segment with data.
+#[inline(always)]
+pub(crate) fn segment<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &mut ServerHalf,
+    segment: &Segment,
+    position: &mut Position,
+) {
+    let mode = flow.asked.mode.get();
+    let turn = flow.asked.turn.get();
+    let answered = &flow.answered;
+    if turn != 0 && answered.turn.get() != turn {
+        answered.begin(turn);
+    }
+    match protocol(mode) {
+        Protocol::Tls => records(packet, tables, flow, half, segment, position, mode, turn),
+        Protocol::Unknown => {}
+        _ => clear_text(packet, answered, half, segment, turn, tables.now()),
+    }
+}
+
+/// Clear text: every byte is the application's, bar an interim answer.
+#[inline(always)]
+fn clear_text<P: Packet>(
+    packet: &P,
+    answered: &Answered,
+    half: &mut ServerHalf,
+    segment: &Segment,
+    turn: u32,
+    now: u64,
+) {
+    let Taken { mut bytes, fresh, .. } = half.stream.take(segment.seq, segment.payload_len);
+    if fresh
+        && answered.records.get() == 0
+        && segment.payload_len >= CONTINUE_LEN
+        && packet.load(segment.payload).is_some_and(http::is_continue)
+    {
+        bytes = bytes.saturating_sub(CONTINUE_LEN);
+    }
+    if turn != 0 && bytes > 0 {
+        answered.add(bytes, now);
+    }
+}
+
+/// TLS: walks the records.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "what a packet is, what its flow is, and room to work")]
+fn records<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &mut ServerHalf,
+    segment: &Segment,
+    position: &mut Position,
+    mode: u32,
+    turn: u32,
+) {
+    let answered = &flow.answered;
+    if answered.tls.get() & TLS_KNOWN == 0
+        && let Some(hello) = tls::server_hello(packet, segment)
+    {
+        answered.tls.set(TLS_KNOWN | if hello.tls13 { TLS_13 } else { 0 } | hello.overhead);
+    }
+    let end = segment.seq.wrapping_add(segment.payload_len);
+    let offset = match half.stream.place(segment.seq, segment.payload_len) {
+        Place::Old => return,
+        Place::Walk(offset) => offset,
+        _ => {
+            let boundary = Record::at_start(packet, segment).is_some();
+            if half.stream.in_sync() {
+                tables.count(Counter::Desync);
+            }
+            let missed = if boundary { half.stream.resume(segment.seq) } else { half.stream.lose(end) };
+            miss(answered, missed, turn, tables.now());
+            if !boundary {
+                return;
+            }
+            0
+        }
+    };
+    let now = tables.now();
+    if turn != 0 && half.stream.remaining > 0 && answered.records.get() > 0 {
+        answered.last.set(now);
+    }
+    let ServerHalf { stream, ticket_len, tickets, finished, .. } = half;
+    let reader = Answer {
+        tables,
+        answered,
+        ticket_len,
+        tickets,
+        finished,
+        port: segment.server_port,
+        mode,
+        turn,
+        tls13: answered.tls.get() & TLS_13 != 0,
+        overhead: answered.overhead(),
+        now,
+    };
+    let uncounted = match tls::walk(stream, packet, tables, segment, offset, position, reader) {
+        Walk::Done => stream.walked(end),
+        Walk::NoHeader => Some(stream.lose(end)),
+        Walk::TooMany => {
+            tables.count(Counter::RecordLimit);
+            Some(stream.lose(end))
+        }
+    };
+    if let Some(uncounted) = uncounted {
+        tables.count(Counter::Desync);
+        miss(answered, uncounted, turn, now);
+    }
+}
+
+/// Bytes of the answer went by unread.
+#[inline(always)]
+fn miss(answered: &Answered, missed: u32, turn: u32, now: u64) {
+    if turn != 0 {
+        answered.derived.set(1);
+        if missed > 0 {
+            answered.add(estimate_application_bytes(missed), now);
+        }
+    }
+}
+
+/// Reads the server's records.
+struct Answer<'a, T> {
+    tables: &'a T,
+    answered: &'a Answered,
+    ticket_len: &'a mut u16,
+    tickets: &'a mut u8,
+    finished: &'a mut u8,
+    port: u16,
+    mode: u32,
+    turn: u32,
+    tls13: bool,
+    overhead: u32,
+    now: u64,
+}
+
+impl<T: Tables> Reader for Answer<'_, T> {
+    #[inline(always)]
+    fn record(&mut self, record: Record) {
+        if record.kind != APPLICATION_DATA || self.is_handshake(record.len) {
+            return;
+        }
+        let content = record.len.saturating_sub(self.overhead);
+        if content <= ALERT {
+            return;
+        }
+        if self.turn == 0 {
+            self.ticket(record.len, 1);
+            return;
+        }
+        let first = self.answered.records.get() == 0;
+        if !first && content == CHUNK_END {
+            self.answered.bytes.set(self.answered.bytes.get() + content as u64);
+            self.answered.last.set(self.now);
+            return;
+        }
+        if first && (content == CONTINUE_LEN || self.may_be_ticket(record.len)) {
+            return;
+        }
+        if first && self.turn == 1 && content <= MAX_SETTINGS {
+            self.answered.tls.set(self.answered.tls.get() | TLS_HTTP2);
+        }
+        self.answered.add(content, self.now);
+    }
+}
+
+impl<T: Tables> Answer<'_, T> {
+    /// TLS 1.3 encrypts its handshake, too: everything before the client's Finished, which with early
+    /// data ends at the server's own.
+    #[inline(always)]
+    fn is_handshake(&mut self, len: u32) -> bool {
+        if !self.tls13 || self.mode & HANDSHAKE_DONE != 0 || *self.finished != 0 {
+            return false;
+        }
+        if self.mode & EARLY != 0 && is_finished(len) {
+            *self.finished = 1;
+        }
+        true
+    }
+
+    /// A record at the begin of the first answer. `true` when it is not (or not yet) counted.
+    #[inline(always)]
+    fn may_be_ticket(&mut self, len: u32) -> bool {
+        let pending = self.answered.pending.get();
+        if pending == 0 {
+            if !self.tls13 || self.turn != 1 || *self.tickets >= MAX_TICKETS || !TICKET_LEN.contains(&len) {
+                return false;
+            }
+            if *self.tickets > 0 && len == *self.ticket_len as u32 {
+                self.ticket(len, 1);
+                return true;
+            }
+            self.answered.pending_at.set(self.now);
+            self.answered.pending.set(len);
+            return true;
+        }
+        self.answered.pending.set(0);
+        if len == pending {
+            self.ticket(len, 2);
+            return true;
+        }
+        if pending == self.tables.ticket_len(self.port) {
+            self.ticket(pending, 1);
+        } else {
+            self.answered.add(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn ticket(&mut self, len: u32, tickets: u8) {
+        if self.tls13 && TICKET_LEN.contains(&len) {
+            *self.ticket_len = len as u16;
+            *self.tickets += tickets;
+            self.tables.learn_ticket_len(self.port, len);
+        }
+    }
+}

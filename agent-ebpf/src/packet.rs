@@ -1,0 +1,305 @@
+//! From a frame to a TCP or UDP segment of a watched port: Ethernet, up to two VLAN tags, IPv4 with
+//! options, IPv6 with extension headers.
+//!
+//! In flow bytes that anybody on the network chose; out flows a [`Segment`] or the reason why there is
+//! none. The frame of nobody we watch leaves on the shortest path: the port is looked at first.
+
+use crate::abi::{Address, Counter, FlowKey4, FlowKey6, V4_MAPPED};
+
+/// Bytes of one frame.
+pub trait Packet {
+    /// Length of the frame on the wire, bytes.
+    fn len(&self) -> u32;
+
+    /// Whether the frame has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `N` bytes from `offset`; `None` where the frame (or what was captured of it) ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+/// Direction of a hook, seen from the service's host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    Ingress,
+    /// To the client.
+    Egress,
+}
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// TCP flag: no more data.
+pub const FIN: u8 = 0x01;
+/// TCP flag: begin.
+pub const SYN: u8 = 0x02;
+/// TCP flag: reset.
+pub const RST: u8 = 0x04;
+/// TCP flag: acknowledgement.
+pub const ACK: u8 = 0x10;
+
+/// One TCP segment or UDP datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Client address.
+    pub client: Address,
+    /// Service address.
+    pub server: Address,
+    /// Client port, network order.
+    pub client_port: u16,
+    /// Service port, network order.
+    pub server_port: u16,
+    /// Whether it came over IPv4.
+    pub v4: bool,
+    /// [`TCP`] or [`UDP`].
+    pub transport: u8,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// TCP sequence number; 0 for UDP.
+    pub seq: u32,
+    /// Where the payload begins in the frame.
+    pub payload: u32,
+    /// Bytes of payload.
+    pub payload_len: u32,
+    /// Bytes of the IP packet.
+    pub ip_bytes: u32,
+}
+
+impl Segment {
+    /// Key of its flow, if it came over IPv4.
+    #[inline(always)]
+    pub fn key4(&self) -> FlowKey4 {
+        FlowKey4 {
+            client: self.client[3],
+            server: self.server[3],
+            client_port: self.client_port,
+            server_port: self.server_port,
+            transport: self.transport as u32,
+        }
+    }
+
+    /// Key of its flow, if it came over IPv6.
+    #[inline(always)]
+    pub fn key6(&self) -> FlowKey6 {
+        FlowKey6 {
+            client: self.client,
+            server: self.server,
+            client_port: self.client_port,
+            server_port: self.server_port,
+            transport: self.transport as u32,
+        }
+    }
+
+    /// Whether any of these TCP flags is set.
+    #[inline(always)]
+    pub fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+/// Why a frame is not followed: a reason to count, or nothing of ours.
+pub type Skip = Option<Counter>;
+
+const ETHERNET: u32 = 14;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+const MAX_VLAN_TAGS: usize = 2;
+const MAX_EXTENSIONS: usize = 6;
+
+/// Reads `packet` up to its TCP or UDP payload. `watched` is asked for the service's port (network
+/// order) as soon as it is known.
+#[inline(always)]
+pub fn parse<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    watched: impl FnOnce(u16) -> bool,
+) -> Result<Segment, Skip> {
+    let (ethertype, offset) = ethernet(packet)?;
+    let network = match ethertype {
+        IPV4 => ipv4(packet, offset)?,
+        IPV6 => ipv6(packet, offset)?,
+        VLAN | QINQ => return Err(Some(Counter::HeaderChain)),
+        _ => return Err(None),
+    };
+    transport(packet, direction, &network, watched)
+}
+
+/// The ethertype behind the VLAN tags, and where its packet begins.
+#[inline(always)]
+fn ethernet<P: Packet>(packet: &P) -> Result<(u16, u32), Skip> {
+    let header: [u8; ETHERNET as usize] = packet.load(0).ok_or(Some(Counter::FrameTruncated))?;
+    let mut ethertype = u16::from_be_bytes([header[12], header[13]]);
+    let mut offset = ETHERNET;
+    for _ in 0..MAX_VLAN_TAGS {
+        if ethertype != VLAN && ethertype != QINQ {
+            break;
+        }
+        let tag: [u8; 4] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
+        ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+        offset += 4;
+    }
+    Ok((ethertype, offset))
+}
+
+/// What the IP header says.
+struct Network {
+    v4: bool,
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    /// Where the transport header begins.
+    transport: u32,
+    /// Where the IP packet ends.
+    end: u32,
+    /// Bytes of the IP packet.
+    bytes: u32,
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
+    let header: [u8; 20] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
+    let header_len = (header[0] & 0x0f) as u32 * 4;
+    if header[0] >> 4 != 4 || header_len < 20 {
+        return Err(Some(Counter::IpMalformed));
+    }
+    if header[9] != TCP && header[9] != UDP {
+        return Err(None);
+    }
+    // More fragments, or a fragment offset.
+    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
+        return Err(Some(Counter::Fragment));
+    }
+    let bytes = total_length(packet, offset, u16::from_be_bytes([header[2], header[3]]) as u32)?;
+    if bytes < header_len {
+        return Err(Some(Counter::IpMalformed));
+    }
+    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    Ok(Network {
+        v4: true,
+        source: [0, 0, V4_MAPPED, word(12)],
+        destination: [0, 0, V4_MAPPED, word(16)],
+        protocol: header[9],
+        transport: offset + header_len,
+        end: offset + bytes,
+        bytes,
+    })
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
+    let header: [u8; 40] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
+    if header[0] >> 4 != 6 {
+        return Err(Some(Counter::IpMalformed));
+    }
+    let payload = u16::from_be_bytes([header[4], header[5]]) as u32;
+    let announced = if payload == 0 { 0 } else { payload + 40 };
+    let bytes = total_length(packet, offset, announced)?;
+    let (protocol, transport) = extensions(packet, offset + 40, header[6])?;
+    if transport > offset + bytes {
+        return Err(Some(Counter::IpMalformed));
+    }
+    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    Ok(Network {
+        v4: false,
+        source: [word(8), word(12), word(16), word(20)],
+        destination: [word(24), word(28), word(32), word(36)],
+        protocol,
+        transport,
+        end: offset + bytes,
+        bytes,
+    })
+}
+
+/// Bytes of the IP packet at `offset` that announces `announced`. Frames may be padded, so the frame
+/// may be longer; a length of 0 is a super-frame of more than 64 KiB, which only its frame can tell.
+#[inline(always)]
+fn total_length<P: Packet>(packet: &P, offset: u32, announced: u32) -> Result<u32, Skip> {
+    let present = packet.len().saturating_sub(offset);
+    if announced == 0 {
+        return Ok(present);
+    }
+    if announced > present {
+        return Err(Some(Counter::IpMalformed));
+    }
+    Ok(announced)
+}
+
+/// Follows IPv6 extension headers (RFC 8200) to TCP or UDP: the protocol and where it begins.
+#[inline(always)]
+fn extensions<P: Packet>(packet: &P, mut offset: u32, mut next: u8) -> Result<(u8, u32), Skip> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    for _ in 0..=MAX_EXTENSIONS {
+        let unit = match next {
+            TCP | UDP => return Ok((next, offset)),
+            HOP_BY_HOP | ROUTING | DESTINATION => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT => 0,
+            _ => return Err(None),
+        };
+        let header: [u8; 4] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
+        next = header[0];
+        offset += match unit {
+            8 => header[1] as u32 * 8 + 8,
+            4 => header[1] as u32 * 4 + 8,
+            // An "atomic" fragment is whole (RFC 6946).
+            _ if u16::from_be_bytes([header[2], header[3]]) & 0xfff9 == 0 => 8,
+            _ => return Err(Some(Counter::Fragment)),
+        };
+    }
+    Err(Some(Counter::HeaderChain))
+}
+
+#[inline(always)]
+fn transport<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    network: &Network,
+    watched: impl FnOnce(u16) -> bool,
+) -> Result<Segment, Skip> {
+    let ports: [u8; 4] = packet.load(network.transport).ok_or(Some(Counter::FrameTruncated))?;
+    let source = u16::from_ne_bytes([ports[0], ports[1]]);
+    let destination = u16::from_ne_bytes([ports[2], ports[3]]);
+    let (client, server, client_port, server_port) = match direction {
+        Direction::Ingress => (network.source, network.destination, source, destination),
+        Direction::Egress => (network.destination, network.source, destination, source),
+    };
+    if !watched(server_port) {
+        return Err(None);
+    }
+    let (flags, seq, header_len) = match network.protocol {
+        TCP => {
+            let header: [u8; 14] = packet.load(network.transport).ok_or(Some(Counter::FrameTruncated))?;
+            let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            (header[13], seq, (header[12] >> 4) as u32 * 4)
+        }
+        _ => (0, 0, 8),
+    };
+    let payload = network.transport + header_len;
+    if payload > network.end || (network.protocol == TCP && header_len < 20) {
+        return Err(Some(Counter::TcpMalformed));
+    }
+    Ok(Segment {
+        client,
+        server,
+        client_port,
+        server_port,
+        v4: network.v4,
+        transport: network.protocol,
+        flags,
+        seq,
+        payload,
+        payload_len: network.end - payload,
+        ip_bytes: network.bytes,
+    })
+}

@@ -1,0 +1,197 @@
+//! The maps, and what the library asks of them.
+//!
+//! Names and types here are what the agent's loader relies on. Sizes are set when loading.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_ktime_get_ns, generated::bpf_loop},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use aya_log_ebpf::{
+    debug,
+    macro_support::{Level, level_enabled},
+    trace,
+};
+use hydrometer_ebpf::{
+    abi::{Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey},
+    client::Client,
+    flow::Flow,
+    packet::Direction,
+    track::{Scratch, Step, Tables},
+};
+
+/// Flows over IPv4.
+#[map]
+static FLOWS4: LruHashMap<FlowKey4, Flow> = LruHashMap::with_max_entries(1, 0);
+/// Flows over IPv6.
+#[map]
+static FLOWS6: LruHashMap<FlowKey6, Flow> = LruHashMap::with_max_entries(1, 0);
+/// Clients by [`hydrometer_ebpf::abi::client_key`].
+#[map]
+static CLIENTS: LruHashMap<u64, Client> = LruHashMap::with_max_entries(1, 0);
+/// One bit for each port that a service uses.
+#[map]
+static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
+/// Services.
+#[map]
+static SERVICES: HashMap<ServiceKey, u8> = HashMap::with_max_entries(1024, 0);
+/// Session ticket lengths by the low byte of the port: the port above, the length below.
+#[map]
+static TICKETS: Array<u32> = Array::with_max_entries(256, 0);
+/// Packets and losses, per core.
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+/// Room for the packet at hand, per core: from the network, to the network.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+/// Finished exchanges.
+#[map]
+static EXCHANGES: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// What a new flow begins with: too large for the stack.
+// SAFETY: all fields are integers, for which zero is a value.
+static NEW_FLOW: Flow = unsafe { MaybeUninit::zeroed().assume_init() };
+/// What a new client begins with.
+// SAFETY: as above.
+static NEW_CLIENT: Client = unsafe { MaybeUninit::zeroed().assume_init() };
+
+/// The kernel's maps, seen from the program that runs with `context`.
+pub(crate) struct Kernel<'a, C: EbpfContext>(pub(crate) &'a C);
+
+// SAFETY: entries stay in place until the program returns (RCU); a flow's packets of one direction come
+// from one queue, or under their socket's lock. An entry that is evicted meanwhile may serve another
+// flow, whose figures are then off; memory stays valid.
+unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
+    #[inline(always)]
+    fn flow4(&self, key: &FlowKey4) -> Option<&Flow> {
+        // SAFETY: see above.
+        unsafe { FLOWS4.get(key) }
+    }
+
+    #[inline(always)]
+    fn flow6(&self, key: &FlowKey6) -> Option<&Flow> {
+        // SAFETY: see above.
+        unsafe { FLOWS6.get(key) }
+    }
+
+    #[inline(always)]
+    fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow> {
+        // Another core may have been first, which is as good.
+        let _ = FLOWS4.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
+        self.flow4(key)
+    }
+
+    #[inline(always)]
+    fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow> {
+        let _ = FLOWS6.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
+        self.flow6(key)
+    }
+
+    #[inline(always)]
+    fn client(&self, key: u64) -> Option<&Client> {
+        // SAFETY: see above.
+        if let Some(client) = unsafe { CLIENTS.get(key) } {
+            return Some(client);
+        }
+        let _ = CLIENTS.insert(key, &NEW_CLIENT, BPF_NOEXIST as u64);
+        // SAFETY: see above.
+        unsafe { CLIENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn is_port(&self, port: u16) -> bool {
+        let Some(words) = PORTS.get(0) else { return false };
+        let port = u16::from_be(port) as usize;
+        words[port / 64] >> (port % 64) & 1 != 0
+    }
+
+    #[inline(always)]
+    fn is_service(&self, key: &ServiceKey) -> bool {
+        // SAFETY: see above.
+        unsafe { SERVICES.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn ticket_len(&self, port: u16) -> u32 {
+        match TICKETS.get(ticket_slot(port)) {
+            Some(&entry) if entry >> 16 == port as u32 => entry & 0xffff,
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn learn_ticket_len(&self, port: u16, len: u32) {
+        if let Some(entry) = TICKETS.get_ptr_mut(ticket_slot(port)) {
+            // SAFETY: a single aligned store into the map's memory.
+            unsafe { entry.write_volatile((port as u32) << 16 | len & 0xffff) };
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+            // SAFETY: this core's own entry; a discriminant is below the number of counters.
+            unsafe { (*counters)[counter as usize] += 1 };
+        }
+        if counter.is_loss() && level_enabled(Level::Debug) {
+            log_loss(self.0, counter as u32);
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes no arguments and cannot fail.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn scratch(&self, direction: Direction) -> Option<&mut Scratch> {
+        // SAFETY: this core's own entry of this direction, and programs of a direction do not nest.
+        unsafe { SCRATCH.get_ptr_mut(direction as u32)?.as_mut() }
+    }
+
+    #[inline(always)]
+    fn repeat<S: Step>(&self, times: u32, steps: &mut S) {
+        // SAFETY: the helper calls back with this pointer while it runs, and no longer.
+        unsafe { bpf_loop(times, step::<S> as *mut c_void, (&raw mut *steps).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn emit(&self, fill: impl FnOnce(&mut ExchangeEvent)) -> bool {
+        let Some(mut entry) = EXCHANGES.reserve::<ExchangeEvent>(0) else { return false };
+        // SAFETY: the entry has the size and alignment of the event, all of whose bytes `fill` sets.
+        fill(unsafe { &mut *entry.as_mut_ptr() });
+        entry.submit(0);
+        if level_enabled(Level::Trace) {
+            log_exchange(self.0);
+        }
+        true
+    }
+}
+
+/// What `bpf_loop` calls: 0 to go on, 1 to stop.
+unsafe extern "C" fn step<S: Step>(_index: u64, steps: *mut c_void) -> u64 {
+    // SAFETY: `repeat` hands this out, and nobody else has the reference while the helper runs.
+    let steps = unsafe { &mut *steps.cast::<S>() };
+    u64::from(steps.step().is_break())
+}
+
+#[inline(always)]
+fn ticket_slot(port: u16) -> u32 {
+    // Network order: the low byte of the port is the high one here.
+    (port >> 8) as u32
+}
+
+#[inline(never)]
+fn log_loss<C: EbpfContext>(context: &C, counter: u32) {
+    debug!(context, "counted a loss, stage number {}", counter);
+}
+
+#[inline(never)]
+fn log_exchange<C: EbpfContext>(context: &C) {
+    trace!(context, "an exchange ended");
+}

@@ -1,0 +1,326 @@
+//! From a frame to its flow: the two entry points.
+//!
+//! In flow frames; out flow changes to the maps that [`Tables`] stands for. Nothing here can fail:
+//! what cannot be followed is counted and passes.
+
+use core::{hint::black_box, ops::ControlFlow};
+
+use crate::{
+    abi::{Counter, ExchangeEvent, FlowKey4, FlowKey6, Protocol, ServiceKey, client_key},
+    answer,
+    client::Client,
+    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_SEEN, Unreported},
+    packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
+    request::{self, Work},
+};
+
+/// The maps, the clock and the ring buffer.
+///
+/// # Safety
+/// References that `flow4`, `flow6` and their inserting forms return stay valid while the packet is
+/// handled, `scratch` hands out its room to one packet at a time, and packets of one direction of one flow are handled one at a time. (In the kernel the first
+/// holds by RCU, the second because a flow's packets of one direction share a queue or their socket's
+/// lock.)
+pub unsafe trait Tables {
+    /// Looks a flow up.
+    fn flow4(&self, key: &FlowKey4) -> Option<&Flow>;
+    /// Looks a flow up.
+    fn flow6(&self, key: &FlowKey6) -> Option<&Flow>;
+    /// Enters an empty flow.
+    fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow>;
+    /// Enters an empty flow.
+    fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow>;
+    /// Looks a client up, or enters it.
+    fn client(&self, key: u64) -> Option<&Client>;
+    /// Whether a service uses this port (network order) on any address.
+    fn is_port(&self, port: u16) -> bool;
+    /// Whether this is a service.
+    fn is_service(&self, key: &ServiceKey) -> bool;
+    /// Length of the session tickets of the service at this port (network order); 0 when not learned.
+    fn ticket_len(&self, port: u16) -> u32;
+    /// Learns that length.
+    fn learn_ticket_len(&self, port: u16, len: u32);
+    /// Counts one.
+    fn count(&self, counter: Counter);
+    /// Monotonic time, nanoseconds.
+    fn now(&self) -> u64;
+    /// Room for the packet at hand, one for each direction. Handed out once a packet.
+    #[expect(clippy::mut_from_ref, reason = "the implementor promises to hand it out once")]
+    fn scratch(&self, direction: Direction) -> Option<&mut Scratch>;
+    /// Takes up to `times` steps.
+    fn repeat<S: Step>(&self, times: u32, steps: &mut S);
+    /// Hands out a finished exchange, filled in by `fill`. `false` when there is no room.
+    fn emit(&self, fill: impl FnOnce(&mut ExchangeEvent)) -> bool;
+}
+
+/// Room for a packet while it is handled: on BPF the stack has none to spare.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scratch {
+    segment: Segment,
+    work: Work,
+}
+
+/// Something done step by step. In the kernel the verifier then looks at one step instead of all.
+pub trait Step {
+    /// One step.
+    fn step(&mut self) -> ControlFlow<()>;
+}
+
+/// A packet from the network.
+#[inline(always)]
+pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    tables.count(Counter::IngressSeen);
+    let Some((segment, work)) = segment(packet, tables, Direction::Ingress) else { return };
+    let known = lookup(tables, segment);
+    let Some(flow) = known.or_else(|| insert(tables, segment)) else { return };
+    tables.count(Counter::IngressWatched);
+    let now = tables.now();
+    // SAFETY: promised by the implementor of `Tables`.
+    let half = unsafe { flow.client_half() };
+    if flow.first_seen.get() == 0 {
+        flow.first_seen.set(now);
+    }
+    half.unreported.add(segment);
+    work.found.begins = false;
+    if segment.has(SYN) {
+        connect(tables, flow, half, segment, now);
+    }
+    if segment.payload_len > 0 {
+        send(packet, tables, flow, half, segment, work, now);
+    }
+    if segment.has(FIN | RST) {
+        request::finish(flow, half);
+        flow.asked.mode.set(flow.asked.mode.get() | CLIENT_DONE);
+        if segment.has(RST) {
+            end(tables, flow, segment, crate::abi::ABORTED);
+            flow.closed.set(1);
+        }
+    }
+    if half.unreported.is_due() || work.found.begins || segment.has(SYN | FIN | RST) {
+        report(tables, segment, &mut half.unreported, Direction::Ingress, now);
+    }
+}
+
+/// A packet to the network.
+#[inline(always)]
+pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    tables.count(Counter::EgressSeen);
+    let Some((segment, work)) = segment(packet, tables, Direction::Egress) else { return };
+    // Only what the client began is followed.
+    let Some(flow) = lookup(tables, segment) else { return };
+    tables.count(Counter::EgressWatched);
+    // SAFETY: promised by the implementor of `Tables`.
+    let half = unsafe { flow.server_half() };
+    half.unreported.add(segment);
+    let connection = flow.asked.connection.get();
+    if half.connection != connection {
+        answer::connect(flow, half, connection);
+    }
+    if segment.has(SYN) {
+        half.stream.start(segment.seq.wrapping_add(1));
+    }
+    if segment.payload_len > 0 && segment.transport != UDP {
+        answer::segment(packet, tables, flow, half, segment, &mut work.position);
+    }
+    if segment.has(FIN | RST) {
+        close(tables, flow, segment);
+    }
+    if half.unreported.is_due() || segment.has(FIN | RST) {
+        report(tables, segment, &mut half.unreported, Direction::Egress, tables.now());
+    }
+}
+
+/// The segment in `packet`, if it is one of a watched port, and room to handle it in.
+#[inline(always)]
+fn segment<'a, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &'a T,
+    direction: Direction,
+) -> Option<(&'a Segment, &'a mut Work)> {
+    match parse(packet, direction, |port| tables.is_port(port)) {
+        Ok(segment) => {
+            let scratch = tables.scratch(direction)?;
+            scratch.segment = segment;
+            // From here on nobody knows by which of many paths it was parsed: the verifier, too, goes on
+            // once instead of once for each.
+            let Scratch { segment, work } = black_box(scratch);
+            Some((segment, work))
+        }
+        Err(skip) => {
+            if let Some(counter) = skip {
+                tables.count(counter);
+            }
+            None
+        }
+    }
+}
+
+#[inline(always)]
+fn lookup<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
+    if segment.v4 { tables.flow4(&segment.key4()) } else { tables.flow6(&segment.key6()) }
+}
+
+/// Enters a flow for a segment that begins one: a SYN or data, to a service.
+#[inline(always)]
+fn insert<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
+    if segment.payload_len == 0 && !segment.has(SYN) || segment.has(RST) {
+        return None;
+    }
+    let port = segment.server_port;
+    if !tables.is_service(&ServiceKey { address: [0; 4], port, pad: 0 })
+        && !tables.is_service(&ServiceKey { address: segment.server, port, pad: 0 })
+    {
+        return None;
+    }
+    let flow =
+        if segment.v4 { tables.insert_flow4(&segment.key4()) } else { tables.insert_flow6(&segment.key6()) };
+    if flow.is_none() {
+        tables.count(Counter::FlowInsert);
+    }
+    flow
+}
+
+/// A SYN: counts it and begins the connection (anew, when the ports are used again).
+#[inline(always)]
+fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &Segment, now: u64) {
+    if segment.has(ACK) {
+        return;
+    }
+    if let Some(client) = client(tables, segment) {
+        client.seen(now);
+        client.syns.add(1);
+    }
+    if half.flags & SYN_SEEN != 0 && half.syn == segment.seq {
+        return;
+    }
+    if half.turns > 0 {
+        end(tables, flow, segment, crate::abi::ABORTED);
+        flow.first_seen.set(now);
+    }
+    let unreported = half.unreported;
+    *half = ClientHalf {
+        unreported,
+        syn: segment.seq,
+        flags: SYN_SEEN,
+        turns: half.turns,
+        ..ClientHalf::default()
+    };
+    half.stream.start(segment.seq.wrapping_add(1));
+    flow.closed.set(0);
+    flow.asked.turn.set(0);
+    flow.asked.mode.set(0);
+    flow.asked.connection.set(flow.asked.connection.get() + 1);
+}
+
+/// Data from the client.
+#[inline(always)]
+fn send<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &mut ClientHalf,
+    segment: &Segment,
+    work: &mut Work,
+    now: u64,
+) {
+    if half.flags & SENT == 0 {
+        half.flags |= SENT;
+        if let Some(client) = client(tables, segment) {
+            client.connections.add(1);
+        }
+    }
+    if segment.transport == UDP {
+        flow.asked.mode.set(Protocol::Quic as u32);
+        flow.asked.end.set(now);
+    } else if let Some(begun) = request::segment(packet, tables, flow, half, segment, work, now) {
+        end(tables, flow, segment, 0);
+        begin(tables, flow, half, segment, &begun, now);
+    }
+}
+
+/// A turn begins.
+#[inline(always)]
+fn begin<T: Tables>(
+    tables: &T,
+    flow: &Flow,
+    half: &mut ClientHalf,
+    segment: &Segment,
+    begun: &request::Begun,
+    now: u64,
+) {
+    half.turns += 1;
+    half.bytes = begun.bytes;
+    flow.asked.mode.set(begun.mode);
+    flow.asked.start.set(now);
+    flow.asked.end.set(now);
+    flow.asked.bytes.set(begun.bytes);
+    flow.asked.turn.set(half.turns);
+    if !begun.early
+        && let Some(client) = client(tables, segment)
+    {
+        client.asked(now);
+    }
+}
+
+/// The server closes.
+#[inline(always)]
+fn close<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
+    let reset = segment.has(RST);
+    let cut = reset && !flow.is_answered();
+    end(tables, flow, segment, if cut { crate::abi::ABORTED } else { 0 });
+    if reset || flow.asked.mode.get() & CLIENT_DONE != 0 {
+        flow.closed.set(1);
+    }
+}
+
+/// Ends the open turn, if nobody has: the client's counters, and a record for userspace.
+#[inline(always)]
+fn end<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, flags: u8) {
+    let Some(turn) = flow.claim() else { return };
+    let mut totals = (0, 0);
+    let emitted = tables.emit(|event| {
+        event.client = segment.client;
+        event.server = segment.server;
+        event.client_port = u16::from_be(segment.client_port);
+        event.server_port = u16::from_be(segment.server_port);
+        flow.describe(turn, flags, event);
+        totals = (event.request_bytes, event.answer_bytes);
+    });
+    if !emitted {
+        tables.count(Counter::RingFull);
+        totals = (flow.asked.bytes.get(), flow.answered.bytes.get());
+    }
+    if let Some(client) = client(tables, segment) {
+        client.ended(totals.0, totals.1);
+    }
+}
+
+/// Tells the client's entry of the packets since the last time.
+#[inline(always)]
+fn report<T: Tables>(
+    tables: &T,
+    segment: &Segment,
+    unreported: &mut Unreported,
+    direction: Direction,
+    now: u64,
+) {
+    let Some(client) = client(tables, segment) else { return };
+    client.seen(now);
+    let (packets, bytes) = match direction {
+        Direction::Ingress => (&client.ingress_packets, &client.ingress_bytes),
+        Direction::Egress => (&client.egress_packets, &client.egress_bytes),
+    };
+    packets.add(unreported.packets as u64);
+    bytes.add(unreported.bytes as u64);
+    *unreported = Unreported::default();
+}
+
+#[inline(always)]
+fn client<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> {
+    let client = tables.client(client_key(&segment.client));
+    if client.is_none() {
+        tables.count(Counter::ClientInsert);
+    }
+    client
+}

@@ -1,0 +1,151 @@
+//! What can go wrong with the kernel side, each with its remedy.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    EbpfError,
+    maps::MapError,
+    programs::{ProgramError, tc::TcError, xdp::XdpError},
+};
+
+/// Why the kernel side failed. Every message names the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The process may not use BPF.
+    #[error("not permitted to {0}; run as root or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    NotPermitted(&'static str),
+    /// The kernel lacks something.
+    #[error("kernel {release} cannot run the programs ({what}); Linux 5.18 or newer with CONFIG_DEBUG_INFO_BTF is needed")]
+    TooOld {
+        /// Release of the running kernel.
+        release: String,
+        /// What it lacks.
+        what: String,
+    },
+    /// A map or a program could not be made.
+    #[error("cannot load the programs: {0}")]
+    Load(String),
+    /// No such interface.
+    #[error("there is no network interface {0}; `ip link` lists those that are there")]
+    NoInterface(String),
+    /// Something else is attached.
+    #[error(
+        "another XDP program is attached to {0}, an agent's or somebody else's; `bpftool net show dev {0}` tells which: \
+         stop it, or choose another interface"
+    )]
+    Busy(String),
+    /// Attaching failed otherwise.
+    #[error("cannot attach {program} to {interface}: {why}")]
+    Attach {
+        /// Which program.
+        program: &'static str,
+        /// Where.
+        interface: String,
+        /// Why not.
+        why: String,
+    },
+    /// Detaching failed.
+    #[error("cannot detach from {interface}: {why}; `bpftool net show` lists what is attached")]
+    Detach {
+        /// Where.
+        interface: String,
+        /// Why not.
+        why: String,
+    },
+    /// A map could not be read or written.
+    #[error("cannot access the kernel map {map}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// Why not.
+        #[source]
+        source: MapError,
+    },
+    /// A pin could not be made or removed.
+    #[error("cannot pin to {path}: {why}; mount bpffs there (`mount -t bpf bpf /sys/fs/bpf`) or turn pinning off")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The ring buffer cannot be waited for.
+    #[error("cannot wait for the kernel's ring buffer")]
+    Wait(#[source] io::Error),
+}
+
+/// The error number behind an error of aya's, if there is one.
+pub(super) fn os_error(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::TcError(TcError::IoError(error)) => error.raw_os_error(),
+        ProgramError::XdpError(XdpError::NetlinkError(_)) | ProgramError::TcError(TcError::NetlinkError(_)) => {
+            // Netlink's errors keep their cause to themselves but for the text.
+            None
+        }
+        _ => None,
+    }
+}
+
+/// An error of loading, in our words.
+pub(super) fn load(error: &EbpfError) -> KernelError {
+    let number = match error {
+        EbpfError::ProgramError(error) => os_error(error),
+        EbpfError::MapError(MapError::CreateError { io_error, .. }) => io_error.raw_os_error(),
+        EbpfError::MapError(MapError::SyscallError(error)) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    explain(number, &error_chain(error))
+}
+
+/// An error of loading a program, in our words.
+pub(super) fn load_program(error: &ProgramError) -> KernelError {
+    explain(os_error(error), &error_chain(error))
+}
+
+fn explain(number: Option<i32>, text: &str) -> KernelError {
+    use rustix::io::Errno;
+    match number.map(Errno::from_raw_os_error) {
+        // The verifier's refusals have the same number.
+        Some(Errno::PERM | Errno::ACCESS) if is_unprivileged() => KernelError::NotPermitted("load BPF programs"),
+        Some(Errno::NOMEM | Errno::TOOBIG) => {
+            KernelError::Load(format!("{text}; lower max_flows, max_clients or ring_bytes"))
+        }
+        Some(Errno::INVAL) if text.contains("unknown func") => too_old("a helper function is missing"),
+        _ => KernelError::Load(text.to_owned()),
+    }
+}
+
+/// Whether this process lacks what loading takes.
+fn is_unprivileged() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| {
+        use rustix::thread::CapabilitySet as Set;
+        !sets.effective.contains(Set::SYS_ADMIN) && !sets.effective.contains(Set::BPF | Set::NET_ADMIN)
+    })
+}
+
+pub(super) fn too_old(what: &str) -> KernelError {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    KernelError::TooOld { release, what: what.to_owned() }
+}
+
+/// An error with its causes in one line; of a verifier's log only the end, which has the reason.
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    let mut lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.len() > 6 {
+        let tail = lines.split_off(lines.len() - 5);
+        lines.truncate(1);
+        lines.extend(tail);
+    }
+    lines.join(" | ")
+}

@@ -1,0 +1,122 @@
+//! Loading: the object that the build made, the sizes of its maps, the services to watch.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
+};
+use hydrometer_ebpf::abi::{PORT_WORDS, ServiceKey, address};
+use hydrometer_engine::Service;
+
+use super::{KernelError, KernelOptions, error};
+
+/// The kernel programs, as built for BPF.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hydrometer-programs"));
+
+/// From the network, drivers with packets in one piece.
+pub(super) const INGRESS: &str = "hyd_ingress";
+/// From the network, drivers with packets in several pieces.
+pub(super) const FRAGS: &str = "hyd_frags";
+/// To the network.
+pub(super) const EGRESS: &str = "hyd_egress";
+
+/// What the kernel's verifier keeps of the log; more than it writes about these programs.
+const PAGE: u32 = 4096;
+
+/// Loads the object and its maps. The programs are loaded, and verified, one by one afterwards: the
+/// kernel's log must have its reader by then.
+pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
+    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(error::too_old("it has no BTF"));
+    }
+    let level = options.log_level.map_or(0, log_level);
+    let ring = options.ring_bytes.max(PAGE).checked_next_power_of_two().unwrap_or(1 << 31);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("AYA_LOG_LEVEL", &level, true)
+        .map_max_entries("FLOWS4", options.max_flows)
+        .map_max_entries("FLOWS6", options.max_flows)
+        .map_max_entries("CLIENTS", options.max_clients)
+        .map_max_entries("EXCHANGES", ring)
+        .load(OBJECT)
+        .map_err(|error| error::load(&error))?;
+    watch(&mut ebpf, &options.services)?;
+    Ok(ebpf)
+}
+
+/// The number that the kernel programs compare with.
+fn log_level(level: tracing::Level) -> u8 {
+    match level {
+        tracing::Level::ERROR => 1,
+        tracing::Level::WARN => 2,
+        tracing::Level::INFO => 3,
+        tracing::Level::DEBUG => 4,
+        tracing::Level::TRACE => 5,
+    }
+}
+
+/// Enters the services.
+fn watch(ebpf: &mut Ebpf, services: &[Service]) -> Result<(), KernelError> {
+    let mut bitmap = [0_u64; PORT_WORDS];
+    let mut table: HashMap<&mut MapData, [u32; 5], u8> = map(ebpf, "SERVICES")?;
+    for service in services {
+        let key = ServiceKey {
+            address: service.address.map_or([0; 4], address),
+            port: service.port.to_be(),
+            pad: 0,
+        };
+        table
+            .insert(<[u32; 5]>::from(key), 1, 0)
+            .map_err(|source| KernelError::Map { map: "SERVICES", source })?;
+        bitmap[usize::from(service.port) / 64] |= 1 << (service.port % 64);
+    }
+    let mut ports: Array<&mut MapData, [u64; PORT_WORDS]> = map(ebpf, "PORTS")?;
+    ports.set(0, bitmap, 0).map_err(|source| KernelError::Map { map: "PORTS", source })
+}
+
+/// A map of the object by its name.
+fn map<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M, KernelError>
+where
+    M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or_else(|| KernelError::Load(format!("the programs have no map {name}")))?;
+    M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
+}
+
+/// Takes a map out of the object, to be kept beside it.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, KernelError>
+where
+    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| KernelError::Load(format!("the programs have no map {name}")))?;
+    M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
+}
+
+/// An XDP program, loaded.
+pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
+    let program: &mut Xdp = program(ebpf, name)?;
+    loaded(program.load())?;
+    Ok(program)
+}
+
+/// The egress program, loaded.
+pub(super) fn egress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, KernelError> {
+    let program: &mut SchedClassifier = program(ebpf, EGRESS)?;
+    loaded(program.load())?;
+    Ok(program)
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("there is no program {name}")))?;
+    <&mut P>::try_from(program).map_err(|error| error::load_program(&error))
+}
+
+fn loaded(result: Result<(), ProgramError>) -> Result<(), KernelError> {
+    match result {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        Err(error) => Err(error::load_program(&error)),
+    }
+}

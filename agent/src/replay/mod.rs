@@ -1,0 +1,7 @@
+//! A capture through the library that runs in the kernel, without root: the same packets give the
+//! same exchanges.
+
+pub mod pcap;
+mod tables;
+
+pub use tables::{Captured, Replay};

@@ -1,0 +1,228 @@
+//! Ordinary collections in the place of the kernel's maps.
+//!
+//! Invariant: entries are boxed and never removed, so references stay valid while the collections
+//! grow; packets are handled one at a time.
+#![expect(unsafe_code, reason = "the trait's promises are made here")]
+
+use std::{
+    cell::{Cell, RefCell, UnsafeCell},
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::Hash,
+    net::IpAddr,
+};
+
+use hydrometer_ebpf::{
+    abi::{
+        COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, V4_MAPPED, address, client_key,
+    },
+    client::Client,
+    flow::Flow,
+    packet::{Direction, Packet, parse},
+    track::{self, Scratch, Step, Tables},
+};
+use hydrometer_engine::Service;
+
+/// A frame as captured.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured<'a> {
+    /// Capture time, nanoseconds since the epoch.
+    pub time: u64,
+    /// Bytes on the wire.
+    pub len: u32,
+    /// Bytes kept.
+    pub bytes: &'a [u8],
+}
+
+impl Packet for Captured<'_> {
+    fn len(&self) -> u32 {
+        self.len
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.bytes.get(offset as usize..)?.first_chunk().copied()
+    }
+}
+
+/// The library with everything it asks for.
+#[derive(Debug, Default)]
+pub struct Replay {
+    services: HashSet<ServiceKey>,
+    flows4: Table<FlowKey4, Flow>,
+    flows6: Table<FlowKey6, Flow>,
+    clients: Table<u64, Client>,
+    tickets: RefCell<HashMap<u16, u32>>,
+    counters: RefCell<Counters>,
+    events: RefCell<Vec<ExchangeEvent>>,
+    scratch: [UnsafeCell<Scratch>; 2],
+    now: Cell<u64>,
+}
+
+impl Replay {
+    /// Watches these services.
+    pub fn new(services: &[Service]) -> Self {
+        let services = services.iter().map(|service| ServiceKey {
+            address: service.address.map_or([0; 4], address),
+            port: service.port.to_be(),
+            pad: 0,
+        });
+        Self { services: services.collect(), ..Self::default() }
+    }
+
+    /// Takes one frame.
+    pub fn packet(&self, packet: &Captured<'_>, direction: Direction) {
+        self.now.set(packet.time);
+        match direction {
+            Direction::Ingress => track::ingress(packet, self),
+            Direction::Egress => track::egress(packet, self),
+        }
+    }
+
+    /// Takes one frame of which it is not known where it was going: to a service, if it is addressed to
+    /// one's port.
+    pub fn captured(&self, packet: &Captured<'_>) {
+        let direction = match parse(packet, Direction::Ingress, |port| self.is_port(port)) {
+            Err(None) => Direction::Egress,
+            // What cannot be read is counted once.
+            Ok(_) | Err(Some(_)) => Direction::Ingress,
+        };
+        self.packet(packet, direction);
+    }
+
+    /// Exchanges that have ended since the last call, in the order in which they ended.
+    pub fn drain(&self) -> Vec<ExchangeEvent> {
+        self.events.take()
+    }
+
+    /// Exchanges still open: the capture is over.
+    pub fn flush(&self) -> Vec<ExchangeEvent> {
+        let mut open = Vec::new();
+        self.flows4.each(|key, flow| {
+            let addresses = ([0, 0, V4_MAPPED, key.client], [0, 0, V4_MAPPED, key.server]);
+            open.extend(flow.open(addresses, (key.client_port, key.server_port)));
+        });
+        self.flows6.each(|key, flow| {
+            open.extend(flow.open((key.client, key.server), (key.client_port, key.server_port)));
+        });
+        open.sort_by_key(|event| event.start);
+        open
+    }
+
+    /// Counters of a client.
+    pub fn client(&self, ip: IpAddr) -> Option<&Client> {
+        self.clients.get(&client_key(&address(ip)))
+    }
+
+    /// All clients, by their key.
+    pub fn clients(&self, mut each: impl FnMut(u64, &Client)) {
+        self.clients.each(|key, client| each(*key, client));
+    }
+
+    /// Packets and losses.
+    pub fn counters(&self) -> Counters {
+        *self.counters.borrow()
+    }
+}
+
+// SAFETY: boxes are never removed while `self` is borrowed, and `Replay` is not `Sync`, so packets are
+// handled one at a time.
+unsafe impl Tables for Replay {
+    fn flow4(&self, key: &FlowKey4) -> Option<&Flow> {
+        self.flows4.get(key)
+    }
+
+    fn flow6(&self, key: &FlowKey6) -> Option<&Flow> {
+        self.flows6.get(key)
+    }
+
+    fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow> {
+        Some(self.flows4.insert(*key))
+    }
+
+    fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow> {
+        Some(self.flows6.insert(*key))
+    }
+
+    fn client(&self, key: u64) -> Option<&Client> {
+        Some(self.clients.insert(key))
+    }
+
+    fn is_port(&self, port: u16) -> bool {
+        self.services.iter().any(|service| service.port == port)
+    }
+
+    fn is_service(&self, key: &ServiceKey) -> bool {
+        self.services.contains(key)
+    }
+
+    fn ticket_len(&self, port: u16) -> u32 {
+        self.tickets.borrow().get(&port).copied().unwrap_or(0)
+    }
+
+    fn learn_ticket_len(&self, port: u16, len: u32) {
+        self.tickets.borrow_mut().insert(port, len);
+    }
+
+    fn count(&self, counter: Counter) {
+        const { assert!(Counter::ALL.len() == COUNTERS) };
+        self.counters.borrow_mut()[counter as usize] += 1;
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "the trait's contract: one packet at a time")]
+    fn scratch(&self, direction: Direction) -> Option<&mut Scratch> {
+        // SAFETY: `packet` handles one packet at a time, and asks once for each.
+        unsafe { self.scratch[direction as usize].get().as_mut() }
+    }
+
+    fn repeat<S: Step>(&self, times: u32, steps: &mut S) {
+        for _ in 0..times {
+            if steps.step().is_break() {
+                break;
+            }
+        }
+    }
+
+    fn emit(&self, fill: impl FnOnce(&mut ExchangeEvent)) -> bool {
+        let mut event = ExchangeEvent::default();
+        fill(&mut event);
+        self.events.borrow_mut().push(event);
+        true
+    }
+}
+
+/// A map whose values stay where they are.
+#[derive(Debug)]
+struct Table<K, V>(RefCell<HashMap<K, Box<V>>>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Default> Table<K, V> {
+    fn get(&self, key: &K) -> Option<&V> {
+        let value: *const V = &raw const **self.0.borrow().get(key)?;
+        // SAFETY: the box is not removed while `self` is borrowed, and its value is only reached by
+        // shared references.
+        Some(unsafe { &*value })
+    }
+
+    fn insert(&self, key: K) -> &V {
+        let value: *const V = match self.0.borrow_mut().entry(key) {
+            Entry::Occupied(entry) => &raw const **entry.into_mut(),
+            Entry::Vacant(entry) => &raw const **entry.insert(Box::default()),
+        };
+        // SAFETY: as in `get`.
+        unsafe { &*value }
+    }
+
+    fn each(&self, mut each: impl FnMut(&K, &V)) {
+        for (key, value) in &*self.0.borrow() {
+            each(key, value);
+        }
+    }
+}

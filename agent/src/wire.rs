@@ -1,0 +1,75 @@
+//! What the library's events and numbers mean to the engine. Kernel and replay share it.
+
+use std::{net::IpAddr, time::Duration};
+
+use hydrometer_ebpf::{
+    abi::{self, ABORTED, DERIVED, ExchangeEvent},
+    client::record_median,
+};
+use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Nanos, Protocol, Service};
+
+/// `event` as an exchange. `epoch` is what its clock's zero is on ours.
+pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos) -> Exchange {
+    let client = abi::ip(event.client);
+    let after = |later: u64, earlier: u64| Duration::from_nanos(later.saturating_sub(earlier));
+    let since_request = |at: u64| (at != 0).then(|| after(at, event.request_end));
+    let protocol = protocol(event.protocol);
+    Exchange {
+        start: epoch + Duration::from_nanos(event.start),
+        client: ClientId::from(client),
+        client_port: event.client_port,
+        service: Service { address: Some(abi::ip(event.server)), port: event.server_port },
+        flow: flow(client, event),
+        request_bytes: event.request_bytes,
+        answer_bytes: event.answer_bytes,
+        time_to_first_byte: since_request(event.first),
+        time_to_first_token: since_request(event.second),
+        duration: after(event.last.max(event.request_end), event.start),
+        records: event.records,
+        record_median: record_median(event),
+        protocol,
+        accuracy: accuracy(protocol, event.flags & DERIVED != 0),
+        ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
+        ja4: None,
+    }
+}
+
+/// The engine's word for a protocol number of the library.
+pub(crate) fn protocol(number: u8) -> Protocol {
+    match abi::Protocol::from_number(number) {
+        abi::Protocol::Http1 => Protocol::Http1,
+        abi::Protocol::Tls => Protocol::Tls,
+        abi::Protocol::Http2 => Protocol::Http2,
+        abi::Protocol::TlsHttp2 => Protocol::TlsHttp2,
+        abi::Protocol::Quic => Protocol::Quic,
+        abi::Protocol::Unknown | abi::Protocol::Other => Protocol::Other,
+    }
+}
+
+/// How far figures of this protocol can be trusted; `derived` when bytes were missed.
+pub(crate) fn accuracy(protocol: Protocol, derived: bool) -> Accuracy {
+    match protocol {
+        Protocol::Http1 | Protocol::Tls if derived => Accuracy::Derived,
+        Protocol::Http1 | Protocol::Tls => Accuracy::Exact,
+        Protocol::Http2 | Protocol::TlsHttp2 | Protocol::Quic | Protocol::Other => Accuracy::Estimated,
+    }
+}
+
+/// A number for the flow: FNV-1a over its addresses, ports and begin, cut to the 48 bits that every
+/// JSON reader keeps.
+fn flow(client: IpAddr, event: &ExchangeEvent) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for &byte in bytes {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    match client {
+        IpAddr::V4(address) => add(&address.octets()),
+        IpAddr::V6(address) => add(&address.octets()),
+    }
+    add(&event.client_port.to_be_bytes());
+    add(&event.server_port.to_be_bytes());
+    add(&event.flow_start.to_be_bytes());
+    hash & 0xffff_ffff_ffff
+}
