@@ -24,6 +24,23 @@ pub struct ParseClientIdError {
     source: Option<AddrParseError>,
 }
 
+impl ClientId {
+    /// The same on every machine and in every run, unlike [`std::hash::Hash`].
+    pub(crate) fn stable_hash(&self) -> u64 {
+        match self {
+            Self::V4(address) => fnv1a(&address.octets()),
+            Self::V6(prefix) => fnv1a(&prefix.to_be_bytes()),
+        }
+    }
+}
+
+/// The 64-bit FNV-1a hash.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 impl From<IpAddr> for ClientId {
     fn from(address: IpAddr) -> Self {
         match address {

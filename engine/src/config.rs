@@ -121,7 +121,7 @@ impl Default for EngineConfig {
 
 impl Default for LifecycleConfig {
     fn default() -> Self {
-        Self { close_after_s: 120.0, update_every_s: 10.0 }
+        Self { close_after_s: 600.0, update_every_s: 10.0 }
     }
 }
 
@@ -139,7 +139,7 @@ impl Default for MachineCadenceConfig {
 
 impl Default for LogitHarvestConfig {
     fn default() -> Self {
-        Self { enabled: true, min_answers: 3, ratio: 2.0, cold_limit_bytes: 600.0 }
+        Self { enabled: true, min_answers: 3, ratio: 2.2, cold_limit_bytes: 600.0 }
     }
 }
 

@@ -6,13 +6,18 @@
 #![forbid(unsafe_code)]
 
 pub mod anomaly;
+mod baseline;
+mod client;
 mod client_id;
 mod config;
+mod detector;
 mod engine;
 mod exchange;
+mod lifecycle;
 mod record;
 mod time;
 mod view;
+mod window;
 
 pub use client_id::{ClientId, ParseClientIdError};
 pub use config::{

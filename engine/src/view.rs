@@ -64,7 +64,7 @@ pub struct WindowFeatures {
     pub request_bytes_rate: f64,
     /// Application bytes answered per second, by requests that began in the window.
     pub answer_bytes_rate: f64,
-    /// Mean number of requests in progress, over requests that began in the window.
+    /// Mean number of requests in progress, as far as they have ended.
     pub concurrency: f64,
     /// Coefficient of variation of the time between requests (0 = a metronome, 1 = random);
     /// `None` with fewer than three requests.

@@ -1,0 +1,315 @@
+//! One client's last ten minutes: exchanges in, features over 10 s, 1 min and 10 min out.
+//!
+//! Exchanges arrive when they end but are placed by their start, so the ring is kept sorted by
+//! start and takes in anything that began inside it. The newest [`MAX_SAMPLES`] are kept in full;
+//! of a busier client the oldest are folded into tallies of 10 s, so that counts and bytes stay
+//! complete while medians and regularity speak of the newest.
+//!
+//! Invariant: samples are sorted by start, tallies by slot, both are bounded, and every exchange
+//! is in exactly one of them. At most [`MAX_SAMPLES`] x 40 + 62 x 40 bytes, 13 KB, a client.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{Exchange, Nanos, Protocol, WindowFeatures, anomaly::Series, baseline::Spread};
+
+/// The windows features are computed over, shortest first.
+pub(crate) const WINDOWS: [Duration; 3] =
+    [Duration::from_secs(10), Duration::from_mins(1), Duration::from_mins(10)];
+
+/// How far back the ring reaches.
+pub(crate) const RING: Duration = WINDOWS[2];
+
+/// Exchanges kept in full.
+pub(crate) const MAX_SAMPLES: usize = 256;
+
+/// Server records an answer needs before their size means anything.
+const MIN_STREAMED_RECORDS: u32 = 8;
+
+/// The smallest buffer that proxies and TLS stacks write whole answers in.
+const WRITE_BUFFER_BYTES: u32 = 4096;
+
+/// Clear-text records are segments; from this size on the path's MTU shows, not the server's writes.
+const FULL_SEGMENT_BYTES: u32 = 1200;
+
+const SLOT: Duration = Duration::from_secs(10);
+const SLOTS: usize = 60;
+
+/// What the ring remembers of one exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    pub(crate) start: Nanos,
+    pub(crate) duration: Nanos,
+    pub(crate) request_bytes: u64,
+    pub(crate) answer_bytes: u64,
+    /// Median bytes of a server record of a streamed answer; 0 when it was not one.
+    pub(crate) record_bytes: u32,
+    /// Index of the service in the engine's table.
+    pub(crate) service: u16,
+}
+
+/// Exchanges of one client that began in the last ten minutes.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    samples: VecDeque<Sample>,
+    tallies: VecDeque<Tally>,
+}
+
+/// Exchanges that began in one slot of 10 s and are no longer kept in full.
+#[derive(Clone, Copy, Debug)]
+struct Tally {
+    slot: u64,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    requests: u64,
+    request_bytes: u64,
+    answer_bytes: u64,
+    busy_s: f64,
+}
+
+impl Sample {
+    pub(crate) fn new(exchange: &Exchange, service: u16) -> Self {
+        Self {
+            start: exchange.start,
+            duration: Nanos::default() + exchange.duration,
+            request_bytes: exchange.request_bytes,
+            answer_bytes: exchange.answer_bytes,
+            record_bytes: streamed_record_bytes(exchange).unwrap_or(0),
+            service,
+        }
+    }
+
+    pub(crate) fn end(&self) -> Nanos {
+        self.start + Duration::from_nanos(self.duration.0)
+    }
+}
+
+impl Window {
+    /// Takes in one exchange, wherever in the last ten minutes it began.
+    pub(crate) fn insert(&mut self, sample: Sample) {
+        let at = self.samples.partition_point(|held| held.start <= sample.start);
+        self.samples.insert(at, sample);
+        if self.samples.len() > MAX_SAMPLES
+            && let Some(oldest) = self.samples.pop_front()
+        {
+            self.fold(&oldest);
+        }
+    }
+
+    /// Forgets what began more than ten minutes before `now`.
+    pub(crate) fn expire(&mut self, now: Nanos) {
+        let horizon = now - RING;
+        self.samples.drain(..self.samples.partition_point(|sample| sample.start < horizon));
+        self.tallies.drain(..self.tallies.partition_point(|tally| tally.middle() < horizon));
+    }
+
+    /// Gives back memory that a quieter client no longer needs.
+    pub(crate) fn shrink(&mut self) {
+        if self.samples.capacity() > 2 * self.samples.len() + 8 {
+            self.samples.shrink_to(self.samples.len());
+        }
+        if self.tallies.is_empty() {
+            self.tallies.shrink_to(0);
+        }
+    }
+
+    /// Samples that began after `from` and not after `to`, oldest first.
+    pub(crate) fn between(
+        &self,
+        from: Nanos,
+        to: Nanos,
+    ) -> impl DoubleEndedIterator<Item = &Sample> + ExactSizeIterator {
+        // Recordings start at 0, and nothing can begin before that.
+        let is_before = |sample: &Sample| sample.start <= from && from > Nanos::default();
+        let first = self.samples.partition_point(is_before);
+        let end = self.samples.partition_point(|sample| sample.start <= to).max(first);
+        self.samples.range(first..end)
+    }
+
+    /// Samples of the last ten minutes, oldest first.
+    pub(crate) fn recent(&self, now: Nanos) -> impl DoubleEndedIterator<Item = &Sample> + ExactSizeIterator {
+        self.between(now - RING, now)
+    }
+
+    /// Requests that began after `from` and not after `to`.
+    pub(crate) fn requests_between(&self, from: Nanos, to: Nanos) -> u64 {
+        self.counts(from, to).requests
+    }
+
+    /// Features over the `window` that ends at `now`.
+    pub(crate) fn features(&self, now: Nanos, window: Duration) -> WindowFeatures {
+        let from = now - window;
+        let seconds = window.as_secs_f64();
+        let counts = self.counts(from, now);
+        let gaps = Gaps::of(self.between(from, now).map(|sample| sample.start));
+        WindowFeatures {
+            window,
+            requests: counts.requests,
+            request_rate: counts.requests as f64 / seconds,
+            request_bytes_rate: counts.request_bytes as f64 / seconds,
+            answer_bytes_rate: counts.answer_bytes as f64 / seconds,
+            concurrency: self.busy_seconds(from, now) / seconds,
+            interarrival_cv: gaps.cv(),
+            interarrival_median_s: gaps.spread().map(|spread| spread.median),
+            interarrival_mad_s: gaps.spread().map(|spread| spread.mad),
+            request_size_entropy_bits: entropy_bits(
+                self.between(from, now).map(|sample| sample.request_bytes),
+            ),
+            server_record_median_bytes: median(
+                self.between(from, now).filter(|s| s.record_bytes > 0).map(|s| f64::from(s.record_bytes)),
+            ),
+            request_bytes_median: median(self.between(from, now).map(|s| s.request_bytes as f64)),
+            answer_bytes_median: median(self.between(from, now).map(|s| s.answer_bytes as f64)),
+        }
+    }
+
+    /// Requests per second over each of the last 60 spans of 10 s, oldest first.
+    pub(crate) fn rate_series(&self, now: Nanos) -> Series {
+        self.series(now, "request_rate", "1/s", |from, to| {
+            self.requests_between(from, to) as f64 / SLOT.as_secs_f64()
+        })
+    }
+
+    /// Median server record size of the streamed answers in each of those spans; 0 without one.
+    pub(crate) fn record_series(&self, now: Nanos) -> Series {
+        self.series(now, "server_record_median", "bytes", |from, to| {
+            let streamed = self.between(from, to).filter(|sample| sample.record_bytes > 0);
+            median(streamed.map(|sample| f64::from(sample.record_bytes))).unwrap_or(0.0)
+        })
+    }
+
+    fn series(
+        &self,
+        now: Nanos,
+        feature: &'static str,
+        unit: &'static str,
+        value: impl Fn(Nanos, Nanos) -> f64,
+    ) -> Series {
+        let start = now - RING;
+        let values = (0..SLOTS as u32).map(|i| value(start + SLOT * i, start + SLOT * (i + 1))).collect();
+        Series { feature, unit, start, step: SLOT, values }
+    }
+
+    fn fold(&mut self, sample: &Sample) {
+        let slot = sample.start.0 / SLOT.as_nanos() as u64;
+        let at = self.tallies.partition_point(|tally| tally.slot < slot);
+        if self.tallies.get(at).is_none_or(|tally| tally.slot != slot) {
+            self.tallies.insert(at, Tally { slot, counts: Counts::default() });
+        }
+        self.tallies[at].counts.add(sample);
+        // Clocks that jump could otherwise leave slots from many times.
+        if self.tallies.len() > SLOTS + 2 {
+            self.tallies.pop_front();
+        }
+    }
+
+    fn counts(&self, from: Nanos, to: Nanos) -> Counts {
+        let mut counts = Counts::default();
+        for sample in self.between(from, to) {
+            counts.add(sample);
+        }
+        for tally in self.tallies_between(from, to) {
+            counts.requests += tally.counts.requests;
+            counts.request_bytes = counts.request_bytes.saturating_add(tally.counts.request_bytes);
+            counts.answer_bytes = counts.answer_bytes.saturating_add(tally.counts.answer_bytes);
+        }
+        counts
+    }
+
+    /// Seconds of answering that fell between `from` and `to`, also for requests that began before.
+    fn busy_seconds(&self, from: Nanos, to: Nanos) -> f64 {
+        let sampled: f64 = self
+            .samples
+            .iter()
+            .map(|sample| sample.end().min(to).since(sample.start.max(from)).as_secs_f64())
+            .sum();
+        let tallied: f64 = self.tallies_between(from, to).map(|tally| tally.counts.busy_s).sum();
+        sampled + tallied
+    }
+
+    fn tallies_between(&self, from: Nanos, to: Nanos) -> impl Iterator<Item = &Tally> {
+        self.tallies.iter().filter(move |tally| tally.middle() > from && tally.middle() <= to)
+    }
+}
+
+impl Tally {
+    fn middle(&self) -> Nanos {
+        Nanos(self.slot.saturating_mul(SLOT.as_nanos() as u64)) + SLOT / 2
+    }
+}
+
+impl Counts {
+    fn add(&mut self, sample: &Sample) {
+        self.requests += 1;
+        self.request_bytes = self.request_bytes.saturating_add(sample.request_bytes);
+        self.answer_bytes = self.answer_bytes.saturating_add(sample.answer_bytes);
+        self.busy_s += sample.duration.as_secs_f64();
+    }
+}
+
+/// Times between successive starts, seconds, in order of time.
+#[derive(Debug)]
+pub(crate) struct Gaps(pub(crate) Vec<f64>);
+
+impl Gaps {
+    /// Gaps between `starts`, which are sorted.
+    pub(crate) fn of(starts: impl Iterator<Item = Nanos>) -> Self {
+        let mut previous: Option<Nanos> = None;
+        Self(
+            starts
+                .filter_map(|start| {
+                    previous.replace(start).map(|previous| start.since(previous).as_secs_f64())
+                })
+                .collect(),
+        )
+    }
+
+    /// Standard deviation over mean; `None` with fewer than two gaps or a mean of 0.
+    pub(crate) fn cv(&self) -> Option<f64> {
+        let mean = self.0.iter().sum::<f64>() / self.0.len() as f64;
+        (self.0.len() >= 2 && mean > 0.0).then(|| standard_deviation(&self.0) / mean)
+    }
+
+    /// Median and MAD; `None` without a gap.
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        Spread::of(self.0.clone())
+    }
+}
+
+/// Of the population; 0 for no values.
+pub(crate) fn standard_deviation(values: &[f64]) -> f64 {
+    let count = (values.len() as f64).max(1.0);
+    let mean = values.iter().sum::<f64>() / count;
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt()
+}
+
+/// Median bytes of a server record if the answer was streamed, as far as its records tell: there
+/// are several, they are smaller than the buffers that whole answers are written in, and in clear
+/// text smaller than what the path cuts segments to.
+fn streamed_record_bytes(exchange: &Exchange) -> Option<u32> {
+    let limit = match exchange.protocol {
+        Protocol::Http1 | Protocol::Http2 => FULL_SEGMENT_BYTES,
+        Protocol::Tls | Protocol::TlsHttp2 | Protocol::Quic | Protocol::Other => WRITE_BUFFER_BYTES,
+    };
+    let streamed = exchange.records >= MIN_STREAMED_RECORDS && (1..limit).contains(&exchange.record_median);
+    streamed.then_some(exchange.record_median)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    Spread::of(values.collect()).map(|spread| spread.median)
+}
+
+/// Shannon entropy of the histogram of `sizes` in buckets of powers of two.
+fn entropy_bits(sizes: impl Iterator<Item = u64>) -> f64 {
+    let mut buckets = [0_u32; 65];
+    let mut count = 0_u32;
+    for size in sizes {
+        buckets[(u64::BITS - size.leading_zeros()) as usize] += 1;
+        count += 1;
+    }
+    let shares = buckets.iter().filter(|n| **n > 0).map(|n| f64::from(*n) / f64::from(count));
+    // Adding 0 turns the -0 of a single bucket into 0.
+    -shares.map(|share| share * share.log2()).sum::<f64>() + 0.0
+}
