@@ -206,3 +206,104 @@ fn median_in_place(values: &mut [f64]) -> Option<f64> {
     }
     lower.iter().copied().max_by(f64::total_cmp).map(|lower| lower.midpoint(*upper))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn client(n: u32) -> ClientId {
+        ClientId::V4(std::net::Ipv4Addr::from_bits(n))
+    }
+
+    proptest! {
+        #[test]
+        fn the_spread_is_the_median_and_the_median_distance(mut values in prop::collection::vec(-1e6..1e6_f64, 1..50)) {
+            let spread = Spread::of(values.clone()).unwrap();
+            let middle = |values: &mut Vec<f64>| {
+                values.sort_by(f64::total_cmp);
+                f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+            };
+            let median = middle(&mut values);
+            let mad = middle(&mut values.iter().map(|value| (value - median).abs()).collect());
+            prop_assert!((spread.median - median).abs() < 1e-6 && (spread.mad - mad).abs() < 1e-6);
+        }
+
+        #[test]
+        fn quantiles_of_the_own_past_are_right_within_a_tenth(
+            mut minutes in prop::collection::vec(1..100_000_u64, 1..200), quantile in 0.0..=1.0_f64,
+        ) {
+            let mut past = OwnPast::new();
+            for requests in &minutes {
+                past.feed(Nanos(0), *requests);
+            }
+            minutes.sort_unstable();
+            let is = past.quantile(quantile).unwrap();
+            // Rounding of the wanted share may land on a neighbour.
+            let rank = quantile * minutes.len() as f64;
+            let near = |at: f64| minutes[(at.max(1.0) as usize - 1).min(minutes.len() - 1)] as f64;
+            prop_assert!(is >= near((rank - 1.0).floor()) * 0.9 && is <= near((rank + 1.0).ceil()) * 1.1);
+        }
+
+        #[test]
+        fn a_client_is_never_part_of_the_norm_it_is_judged_by(
+            values in prop::collection::vec(1..20_u32, 1..60), judged in 0..60_u32,
+        ) {
+            let mut votes = Votes::default();
+            for (n, value) in values.iter().enumerate() {
+                votes.cast(client(n as u32), f64::from(*value), Nanos(0));
+            }
+            votes.settle(Nanos(0));
+            let others: Vec<f64> = values
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| *n as u32 != judged)
+                .map(|(_, value)| f64::from(*value))
+                .collect();
+            let is = votes.without(client(judged));
+            prop_assert_eq!(is.len(), others.len());
+            prop_assert_eq!(is.median(), Spread::of(others.clone()).map(|spread| spread.median));
+            prop_assert_eq!(is.spread(), Spread::of(others));
+        }
+
+        #[test]
+        fn any_time_and_value_is_survived(feeds in prop::collection::vec((any::<u64>(), any::<u64>()), 0..50)) {
+            let mut past = OwnPast::new();
+            for (end, requests) in feeds {
+                past.feed(Nanos(end), requests);
+                prop_assert!(past.minutes().is_finite() && past.quantile(0.99).is_some_and(f64::is_finite));
+            }
+        }
+    }
+
+    #[test]
+    fn old_minutes_fade_and_old_votes_are_forgotten() {
+        let mut past = OwnPast::new();
+        past.feed(Nanos(0), 1000);
+        past.feed(Nanos(0) + HALF_LIFE * 10, 10);
+        assert!(past.quantile(0.9).unwrap() < 20.0);
+
+        let mut votes = Votes::default();
+        votes.cast(client(1), 5.0, Nanos(0));
+        votes.cast(client(2), 7.0, Nanos(0) + VOTE_LIFE);
+        votes.settle(Nanos(1) + VOTE_LIFE);
+        assert_eq!(votes.without(client(3)).len(), 1);
+    }
+
+    #[test]
+    fn votes_are_bounded_and_can_be_withdrawn() {
+        let mut votes = Votes::default();
+        for n in 0..3000 {
+            votes.cast(client(n), f64::from(n), Nanos(0));
+        }
+        votes.settle(Nanos(0));
+        let outsider = ClientId::V6(0);
+        assert_eq!(votes.without(outsider).len(), MAX_VOTERS);
+        for n in 0..3000 {
+            votes.withdraw(client(n));
+        }
+        votes.settle(Nanos(0));
+        assert_eq!((votes.without(outsider).len(), votes.without(outsider).median()), (0, None));
+    }
+}

@@ -29,3 +29,25 @@ pub use exchange::{Accuracy, Ending, Exchange, Protocol, Service};
 pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
 pub use view::{ClientView, EngineLoss, EngineStats, Totals, WindowFeatures};
+
+#[cfg(test)]
+fn test_exchange() -> Exchange {
+    Exchange {
+        start: Nanos(0),
+        client: ClientId::V4(std::net::Ipv4Addr::LOCALHOST),
+        client_port: 40_000,
+        service: Service { address: None, port: 8443 },
+        flow: 1,
+        request_bytes: 900,
+        answer_bytes: 3000,
+        time_to_first_byte: None,
+        time_to_first_token: None,
+        duration: std::time::Duration::from_millis(100),
+        records: 3,
+        record_median: 242,
+        protocol: Protocol::Tls,
+        accuracy: Accuracy::Derived,
+        ending: Ending::Complete,
+        ja4: None,
+    }
+}

@@ -167,29 +167,17 @@ impl Window {
 
     /// Requests per second over each of the last 60 spans of 10 s, oldest first.
     pub(crate) fn rate_series(&self, now: Nanos) -> Series {
-        self.series(now, "request_rate", "1/s", |from, to| {
+        series(now, "request_rate", "1/s", |from, to| {
             self.requests_between(from, to) as f64 / SLOT.as_secs_f64()
         })
     }
 
     /// Median server record size of the streamed answers in each of those spans; 0 without one.
     pub(crate) fn record_series(&self, now: Nanos) -> Series {
-        self.series(now, "server_record_median", "bytes", |from, to| {
+        series(now, "server_record_median", "bytes", |from, to| {
             let streamed = self.between(from, to).filter(|sample| sample.record_bytes > 0);
             median(streamed.map(|sample| f64::from(sample.record_bytes))).unwrap_or(0.0)
         })
-    }
-
-    fn series(
-        &self,
-        now: Nanos,
-        feature: &'static str,
-        unit: &'static str,
-        value: impl Fn(Nanos, Nanos) -> f64,
-    ) -> Series {
-        let start = now - RING;
-        let values = (0..SLOTS as u32).map(|i| value(start + SLOT * i, start + SLOT * (i + 1))).collect();
-        Series { feature, unit, start, step: SLOT, values }
     }
 
     fn fold(&mut self, sample: &Sample) {
@@ -247,6 +235,18 @@ impl Counts {
         self.answer_bytes = self.answer_bytes.saturating_add(sample.answer_bytes);
         self.busy_s += sample.duration.as_secs_f64();
     }
+}
+
+/// `value` of each of the last 60 spans of 10 s.
+fn series(
+    now: Nanos,
+    feature: &'static str,
+    unit: &'static str,
+    value: impl Fn(Nanos, Nanos) -> f64,
+) -> Series {
+    let start = now - RING;
+    let values = (0..SLOTS as u32).map(|i| value(start + SLOT * i, start + SLOT * (i + 1))).collect();
+    Series { feature, unit, start, step: SLOT, values }
 }
 
 /// Times between successive starts, seconds, in order of time.
@@ -312,4 +312,181 @@ fn entropy_bits(sizes: impl Iterator<Item = u64>) -> f64 {
     let shares = buckets.iter().filter(|n| **n > 0).map(|n| f64::from(*n) / f64::from(count));
     // Adding 0 turns the -0 of a single bucket into 0.
     -shares.map(|share| share * share.log2()).sum::<f64>() + 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample(start_ms: u64, duration_ms: u64, bytes: u64, record_bytes: u32) -> Sample {
+        Sample {
+            start: Nanos(start_ms * 1_000_000),
+            duration: Nanos(duration_ms * 1_000_000),
+            request_bytes: bytes,
+            answer_bytes: bytes * 3,
+            record_bytes,
+            service: 0,
+        }
+    }
+
+    fn samples() -> impl Strategy<Value = Vec<Sample>> {
+        let one =
+            (600_000..1_200_000_u64, 0..90_000_u64, 1..100_000_u64, prop::sample::select(vec![0, 240, 700]))
+                .prop_map(|(start, duration, bytes, record)| sample(start, duration, bytes, record));
+        prop::collection::vec(one, 0..MAX_SAMPLES)
+    }
+
+    const NOW: Nanos = Nanos(1_200_000_000_000);
+
+    fn naive_median(mut values: Vec<f64>) -> Option<f64> {
+        values.sort_by(f64::total_cmp);
+        let n = values.len();
+        (n > 0).then(|| f64::midpoint(values[(n - 1) / 2], values[n / 2]))
+    }
+
+    /// The features by their definitions, from a plain list.
+    fn naive(all: &[Sample], window: Duration) -> WindowFeatures {
+        let from = NOW - window;
+        let seconds = window.as_secs_f64();
+        let mut inside: Vec<Sample> =
+            all.iter().copied().filter(|s| s.start > from && s.start <= NOW).collect();
+        inside.sort_by_key(|s| s.start);
+        let gaps: Vec<f64> =
+            inside.windows(2).map(|pair| (pair[1].start.0 - pair[0].start.0) as f64 / 1e9).collect();
+        let gap_median = naive_median(gaps.clone());
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean) * (gap - mean)).sum::<f64>() / gaps.len() as f64;
+        let busy: f64 = all
+            .iter()
+            .map(|s| {
+                let (start, end) = (s.start.0.max(from.0), (s.start.0 + s.duration.0).min(NOW.0));
+                end.saturating_sub(start) as f64 / 1e9
+            })
+            .sum();
+        let mut histogram = std::collections::HashMap::<u32, f64>::new();
+        for s in &inside {
+            *histogram.entry(s.request_bytes.ilog2()).or_default() += 1.0;
+        }
+        let total = inside.len() as f64;
+        WindowFeatures {
+            window,
+            requests: inside.len() as u64,
+            request_rate: total / seconds,
+            request_bytes_rate: inside.iter().map(|s| s.request_bytes).sum::<u64>() as f64 / seconds,
+            answer_bytes_rate: inside.iter().map(|s| s.answer_bytes).sum::<u64>() as f64 / seconds,
+            concurrency: busy / seconds,
+            interarrival_cv: (gaps.len() >= 2 && mean > 0.0).then(|| variance.sqrt() / mean),
+            interarrival_median_s: gap_median,
+            interarrival_mad_s: gap_median
+                .and_then(|median| naive_median(gaps.iter().map(|gap| (gap - median).abs()).collect())),
+            request_size_entropy_bits: histogram.values().map(|n| -(n / total) * (n / total).log2()).sum(),
+            server_record_median_bytes: naive_median(
+                inside.iter().filter(|s| s.record_bytes > 0).map(|s| f64::from(s.record_bytes)).collect(),
+            ),
+            request_bytes_median: naive_median(inside.iter().map(|s| s.request_bytes as f64).collect()),
+            answer_bytes_median: naive_median(inside.iter().map(|s| s.answer_bytes as f64).collect()),
+        }
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 1e-6 * (1.0 + a.abs())
+    }
+
+    fn close_option(a: Option<f64>, b: Option<f64>) -> bool {
+        match (a, b) {
+            (Some(a), Some(b)) => close(a, b),
+            (a, b) => a == b,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn features_equal_their_definitions_in_any_order_of_arrival(all in samples()) {
+            let mut window = Window::default();
+            for sample in &all {
+                window.insert(*sample);
+            }
+            window.expire(NOW);
+            for span in WINDOWS {
+                let (is, should) = (window.features(NOW, span), naive(&all, span));
+                let plain = |f: &WindowFeatures| {
+                    [f.request_rate, f.request_bytes_rate, f.answer_bytes_rate, f.concurrency, f.request_size_entropy_bits]
+                };
+                let optional = |f: &WindowFeatures| {
+                    [
+                        f.interarrival_cv,
+                        f.interarrival_median_s,
+                        f.interarrival_mad_s,
+                        f.server_record_median_bytes,
+                        f.request_bytes_median,
+                        f.answer_bytes_median,
+                    ]
+                };
+                prop_assert_eq!(is.requests, should.requests);
+                prop_assert!(plain(&is).into_iter().zip(plain(&should)).all(|(a, b)| close(a, b)), "{is:?} {should:?}");
+                prop_assert!(
+                    optional(&is).into_iter().zip(optional(&should)).all(|(a, b)| close_option(a, b)),
+                    "{is:?} {should:?}"
+                );
+            }
+        }
+
+        #[test]
+        fn a_busy_client_keeps_its_counts_and_bounded_memory(count in 1..3000_usize) {
+            let mut window = Window::default();
+            for i in 0..count as u64 {
+                window.insert(sample(601_000 + i * 190, 50, 10, 0));
+            }
+            window.expire(NOW);
+            let features = window.features(NOW, RING);
+            prop_assert_eq!(features.requests, count as u64);
+            prop_assert!(close(features.request_bytes_rate, count as f64 * 10.0 / 600.0));
+            prop_assert!(window.samples.len() <= MAX_SAMPLES && window.tallies.len() <= SLOTS + 2);
+        }
+
+        #[test]
+        fn any_times_keep_the_ring_sorted_and_bounded(starts in prop::collection::vec(any::<u64>(), 0..700), now: u64) {
+            let mut window = Window::default();
+            for start in starts {
+                window.insert(Sample { start: Nanos(start), ..sample(0, u64::MAX / 1_000_000, u64::MAX / 4, 240) });
+            }
+            window.expire(Nanos(now));
+            let _ = (window.features(Nanos(now), RING), window.rate_series(Nanos(now)), window.record_series(Nanos(now)));
+            prop_assert!(window.samples.iter().is_sorted_by_key(|sample| sample.start));
+            prop_assert!(window.samples.len() <= MAX_SAMPLES && window.tallies.len() <= SLOTS + 2);
+        }
+    }
+
+    #[test]
+    fn whole_answers_in_write_buffers_are_not_streams() {
+        let cases = [
+            (Protocol::Tls, 40, 242, Some(242)),
+            (Protocol::Tls, 40, 1742, Some(1742)),
+            (Protocol::Tls, 40, 4082, Some(4082)),
+            (Protocol::Tls, 40, 4096, None),
+            (Protocol::Tls, 40, 16384, None),
+            (Protocol::Tls, 7, 242, None),
+            (Protocol::Tls, 40, 0, None),
+            (Protocol::Http1, 40, 700, Some(700)),
+            (Protocol::Http1, 40, 1448, None),
+            (Protocol::Other, 40, 1882, Some(1882)),
+        ];
+        for (protocol, records, record_median, expected) in cases {
+            let exchange = Exchange { records, record_median, protocol, ..crate::test_exchange() };
+            assert_eq!(streamed_record_bytes(&exchange), expected, "{protocol:?} {records} {record_median}");
+        }
+    }
+
+    #[test]
+    fn the_rate_series_shows_each_span_of_ten_seconds() {
+        let mut window = Window::default();
+        window.insert(sample(605_000, 1, 1, 0));
+        window.insert(sample(1_199_000, 1, 1, 0));
+        let series = window.rate_series(NOW);
+        assert_eq!((series.values.len(), series.start, series.step), (60, NOW - RING, SLOT));
+        assert!(close(series.values[0], 0.1) && close(series.values[59], 0.1));
+        assert!(close(series.values.iter().sum(), 0.2));
+    }
 }
