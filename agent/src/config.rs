@@ -135,8 +135,8 @@ pub enum ConfigError {
 impl Settings {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|error| parse_error(path, &text, &error))
     }
 
@@ -269,12 +269,11 @@ fn services(texts: &[String], problems: &mut Problems) -> Vec<Service> {
 
 /// Reads `8000`, `10.0.0.5:8000` or `[fd00::1]:8000`.
 pub(crate) fn service(text: &str) -> Option<Service> {
-    let service = match text.parse::<u16>() {
-        Ok(port) => Service { address: None, port },
-        Err(_) => {
-            let address: SocketAddr = text.parse().ok()?;
-            Service { address: Some(address.ip().to_canonical()), port: address.port() }
-        }
+    let service = if let Ok(port) = text.parse::<u16>() {
+        Service { address: None, port }
+    } else {
+        let address: SocketAddr = text.parse().ok()?;
+        Service { address: Some(address.ip().to_canonical()), port: address.port() }
     };
     (service.port != 0).then_some(service)
 }
@@ -293,7 +292,7 @@ fn within(name: &str, value: u32, most: u32, problems: &mut Problems) -> u32 {
 
 fn span(name: &str, text: &str, problems: &mut Problems) -> Duration {
     const LEAST: Duration = Duration::from_millis(100);
-    const MOST: Duration = Duration::from_secs(3600);
+    const MOST: Duration = Duration::from_hours(1);
     let span: Option<Duration> =
         text.parse::<jiff::SignedDuration>().ok().and_then(|span| span.try_into().ok());
     problems.check(span.is_some_and(|span| (LEAST..=MOST).contains(&span)), || {
@@ -308,8 +307,7 @@ fn host_name() -> String {
 
 fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let at = error.span().map_or(text.len(), |span| span.start.min(text.len()));
-    let before = text.as_bytes().get(..at).unwrap_or_default();
-    let line = before.iter().filter(|&&byte| byte == b'\n').count();
+    let line = text.get(..at).map_or(0, |before| before.matches('\n').count());
     let message = error.message().replace('\n', " ");
     let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map_or("", |(key, _)| key.trim());
     ConfigError::Parse {
@@ -429,5 +427,15 @@ mod tests {
     fn the_example_in_deploy_is_a_usable_configuration() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.toml");
         Settings::read(&path).unwrap().validate().unwrap();
+        // What is commented out are settings too, and those of the engine its defaults.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let whole: Vec<_> = text
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line))
+            .collect();
+        let whole = from_toml(&whole.join("\n")).unwrap();
+        assert!(whole.quiet.is_some() && whole.control_plane != ControlPlaneSettings::default());
+        assert_eq!(whole.engine, EngineConfig::default());
     }
 }

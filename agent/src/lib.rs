@@ -1,9 +1,17 @@
 //! The Hydrometer agent as a library, so that tests and benches reach its parts.
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod convert;
+pub mod daemon;
+pub mod findings;
 pub mod kernel;
+pub mod pipeline;
 pub mod replay;
+pub mod report;
+pub mod socket;
+pub mod status;
 pub mod top;
 mod wire;

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::runtime;
 
+pub mod agent;
 pub mod anomalies;
 pub mod chart;
 pub mod client;
@@ -38,6 +39,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Agent(Box<agent::AgentArgs>),
     Clients(clients::ClientsArgs),
     Client(client::ClientArgs),
     Top(top::TopArgs),
@@ -49,8 +51,9 @@ enum Command {
 impl Cli {
     /// Runs the command to its end.
     pub fn run(self) -> anyhow::Result<()> {
-        let socket = self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let socket = self.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());
         match self.command {
+            Command::Agent(args) => wait(agent::run(*args, self.socket)),
             Command::Clients(args) => wait(clients::run(args, &socket)),
             Command::Client(args) => wait(client::run(args, &socket)),
             Command::Top(args) => wait(top::run(args, &socket)),

@@ -42,7 +42,7 @@ pub struct TlsFiles {
 }
 
 /// What a user may set about the control plane.
-#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControlPlaneSettings {
     /// Report anomalies there: unix:/path, http://127.0.0.1:7070 or https://host:port

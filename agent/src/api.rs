@@ -1,0 +1,294 @@
+//! The local gRPC service of one agent: its clients, anomalies and status.
+//!
+//! In flow requests on a unix socket, out flow answers made of what the pipeline knows. Invariants:
+//! long lists are asked of the pipeline in pieces, so that it goes on draining; memory does not grow
+//! with slow readers, who are told what they missed.
+
+use std::{
+    cmp::Ordering,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use hydrometer_engine::ClientId;
+use hydrometer_proto::v1::{
+    Anomaly, ClientSort, GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse,
+    ListClientsRequest, ListClientsResponse, WatchAnomaliesRequest, WatchAnomaliesResponse,
+    WatchClientsRequest, WatchClientsResponse,
+    agent_server::{Agent, AgentServer},
+};
+use tokio::{
+    net::UnixListener,
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, transport::Server};
+
+pub use crate::status::Identity;
+use crate::{
+    convert,
+    pipeline::{self, Handle, Pipeline, Standing, Stopped},
+    status,
+};
+
+/// Clients asked of the pipeline at once.
+const PIECE: usize = 128;
+/// How old the order of clients may be: what many watchers share.
+const MAX_AGE: Duration = Duration::from_millis(250);
+/// Streams open at once.
+const MAX_STREAMS: usize = 128;
+const DEFAULT_LIMIT: usize = 100;
+const FLOWS: usize = 256;
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Serves on `listener` until `stop`; streams end with the pipeline.
+pub async fn serve(
+    listener: UnixListener,
+    pipeline: Handle,
+    identity: Identity,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AgentServer<Api>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(hydrometer_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Server::builder()
+        .add_service(health_service)
+        .add_service(reflection().build_v1().context("cannot offer reflection")?)
+        .add_service(reflection().build_v1alpha().context("cannot offer reflection")?)
+        .add_service(AgentServer::new(Api::new(pipeline, identity)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
+        .await
+        .context("the local API failed")
+}
+
+/// `hydrometer.v1.Agent`. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pipeline: Handle,
+    identity: Arc<Identity>,
+    order: Arc<Mutex<Option<Order>>>,
+    streams: Arc<Semaphore>,
+}
+
+/// Where all clients stood at one moment.
+#[derive(Clone, Debug)]
+struct Order {
+    read: Instant,
+    standings: Arc<Vec<Standing>>,
+}
+
+impl Api {
+    fn new(pipeline: Handle, identity: Identity) -> Self {
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        Self { pipeline, identity: Arc::new(identity), order: Arc::default(), streams }
+    }
+
+    async fn list(&self, sort: ClientSort, limit: u32) -> Result<ListClientsResponse, Stopped> {
+        let standings = self.standings().await?;
+        let mut sorted: Vec<&Standing> = standings.iter().collect();
+        sorted.sort_by(|a, b| compare(sort, a, b).then(a.id.cmp(&b.id)));
+        let limit = if limit == 0 { DEFAULT_LIMIT } else { limit as usize };
+        let wanted: Vec<ClientId> = sorted.iter().take(limit).map(|standing| standing.id).collect();
+        let clients = self.pieces(wanted, Pipeline::clients).await?;
+        Ok(ListClientsResponse {
+            clients,
+            total: standings.len() as u64,
+            time: Some(convert::timestamp(pipeline::now())),
+        })
+    }
+
+    /// Where all clients stand, at most [`MAX_AGE`] ago.
+    async fn standings(&self) -> Result<Arc<Vec<Standing>>, Stopped> {
+        let mut order = self.order.lock().await;
+        if let Some(order) = order.as_ref().filter(|order| order.read.elapsed() < MAX_AGE) {
+            return Ok(Arc::clone(&order.standings));
+        }
+        let ids = self.pipeline.with(|pipeline| pipeline.client_ids()).await?;
+        let standings = Arc::new(self.pieces(ids, |pipeline, ids| pipeline.standings(ids)).await?);
+        *order = Some(Order { read: Instant::now(), standings: Arc::clone(&standings) });
+        Ok(standings)
+    }
+
+    /// Asks about many clients, a piece at a time.
+    async fn pieces<T: Send + 'static>(
+        &self,
+        ids: Vec<ClientId>,
+        ask: fn(&mut Pipeline, &[ClientId]) -> Vec<T>,
+    ) -> Result<Vec<T>, Stopped> {
+        let mut answers = Vec::with_capacity(ids.len());
+        for piece in ids.chunks(PIECE) {
+            let piece = piece.to_vec();
+            answers.extend(self.pipeline.with(move |pipeline| ask(pipeline, &piece)).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn round(&self, sort: ClientSort, limit: u32) -> Result<WatchClientsResponse, Stopped> {
+        let clients = Some(self.list(sort, limit).await?);
+        let open_anomalies = self.pipeline.with(|pipeline| pipeline.open_anomalies()).await? as u64;
+        Ok(WatchClientsResponse { clients, open_anomalies })
+    }
+
+    fn stream_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_STREAMS} streams are open already; close one first"))
+        })
+    }
+}
+
+/// Largest first, save for regularity (smallest variation first, unknown last) and address.
+fn compare(sort: ClientSort, a: &Standing, b: &Standing) -> Ordering {
+    match sort {
+        ClientSort::Unspecified | ClientSort::Rate => b.rate.total_cmp(&a.rate),
+        ClientSort::Requests => b.requests.cmp(&a.requests),
+        ClientSort::AnswerBytes => b.answer_bytes.cmp(&a.answer_bytes),
+        ClientSort::RequestBytes => b.request_bytes.cmp(&a.request_bytes),
+        ClientSort::LastSeen => b.last_seen.cmp(&a.last_seen),
+        ClientSort::Regularity => a.cv.unwrap_or(f64::INFINITY).total_cmp(&b.cv.unwrap_or(f64::INFINITY)),
+        ClientSort::Address => Ordering::Equal,
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for Api {
+    type WatchClientsStream = BoxStream<'static, Result<WatchClientsResponse, Status>>;
+    type WatchAnomaliesStream = BoxStream<'static, Result<WatchAnomaliesResponse, Status>>;
+
+    async fn list_clients(
+        &self,
+        request: Request<ListClientsRequest>,
+    ) -> Result<Response<ListClientsResponse>, Status> {
+        let list = self.list(request.get_ref().sort(), request.get_ref().limit).await.map_err(stopping)?;
+        Ok(Response::new(list))
+    }
+
+    async fn get_client(
+        &self,
+        request: Request<GetClientRequest>,
+    ) -> Result<Response<GetClientResponse>, Status> {
+        let id = client_id(&request.get_ref().address)?;
+        let client = self.pipeline.with(move |pipeline| pipeline.client_in_depth(&id, FLOWS)).await;
+        match client.map_err(stopping)? {
+            Some(client) => Ok(Response::new(client)),
+            None => Err(Status::not_found(format!("no client {id} is known to this agent"))),
+        }
+    }
+
+    async fn watch_clients(
+        &self,
+        request: Request<WatchClientsRequest>,
+    ) -> Result<Response<Self::WatchClientsStream>, Status> {
+        let (sort, limit) = (request.get_ref().sort(), request.get_ref().limit);
+        let every = match request.get_ref().interval {
+            None => Duration::from_secs(1),
+            Some(span) => Duration::try_from(span).unwrap_or_default(),
+        };
+        if every < LEAST_INTERVAL {
+            return Err(Status::invalid_argument("the interval is shorter than 100 ms; give a longer one"));
+        }
+        let permit = self.stream_permit()?;
+        let mut due = interval(every);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Each round is made when the reader has taken the one before it.
+        let rounds = stream::unfold((self.clone(), due, permit), move |(api, mut due, permit)| async move {
+            due.tick().await;
+            let round = api.round(sort, limit).await.ok()?;
+            Some((Ok(round), (api, due, permit)))
+        });
+        Ok(Response::new(rounds.take_until(self.pipeline.clone().stopped()).boxed()))
+    }
+
+    async fn watch_anomalies(
+        &self,
+        request: Request<WatchAnomaliesRequest>,
+    ) -> Result<Response<Self::WatchAnomaliesStream>, Status> {
+        let filter = Filter::try_from(request.get_ref())?;
+        let permit = self.stream_permit()?;
+        let (so_far, changes) = self.pipeline.with(|pipeline| pipeline.findings()).await.map_err(stopping)?;
+        let so_far = stream::iter(so_far.into_iter().map(Ok));
+        let follow = request.get_ref().follow.then_some(changes);
+        let to_come = stream::unfold((follow, permit), |(changes, permit)| async move {
+            let mut changes = changes?;
+            match changes.recv().await {
+                Ok(anomaly) => Some((Ok(anomaly), (Some(changes), permit))),
+                Err(RecvError::Lagged(missed)) => Some((Err(too_slow(missed)), (None, permit))),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        let wanted = so_far.chain(to_come).filter_map(move |anomaly| {
+            let is_wanted = anomaly.as_ref().map_or(true, |anomaly| filter.wants(anomaly));
+            let answer = |anomaly: Arc<Anomaly>| WatchAnomaliesResponse {
+                anomaly: Some(Arc::unwrap_or_clone(anomaly)),
+            };
+            std::future::ready(is_wanted.then(|| anomaly.map(answer)))
+        });
+        Ok(Response::new(wanted.boxed()))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        let account = self.pipeline.with(Pipeline::account).await.map_err(stopping)?;
+        Ok(Response::new(status::status(&self.identity, account)))
+    }
+}
+
+/// Which anomalies a watcher wants.
+struct Filter {
+    since: Option<hydrometer_engine::Nanos>,
+    kinds: Vec<i32>,
+    min_severity: i32,
+    client: Option<String>,
+}
+
+impl TryFrom<&WatchAnomaliesRequest> for Filter {
+    type Error = Status;
+
+    fn try_from(request: &WatchAnomaliesRequest) -> Result<Self, Status> {
+        let client = match request.client.as_str() {
+            "" => None,
+            text => Some(client_id(text)?.to_string()),
+        };
+        Ok(Self {
+            since: request.since.as_ref().map(convert::nanos),
+            kinds: request.kinds.clone(),
+            min_severity: request.min_severity,
+            client,
+        })
+    }
+}
+
+impl Filter {
+    fn wants(&self, anomaly: &Anomaly) -> bool {
+        let last_seen = anomaly.last_seen.as_ref().map(convert::nanos);
+        self.since.is_none_or(|since| last_seen.is_some_and(|seen| seen >= since))
+            && (self.kinds.is_empty() || self.kinds.contains(&anomaly.kind))
+            && anomaly.severity >= self.min_severity
+            && self.client.as_ref().is_none_or(|client| *client == anomaly.client)
+    }
+}
+
+fn client_id(text: &str) -> Result<ClientId, Status> {
+    text.parse()
+        .map_err(|error: hydrometer_engine::ParseClientIdError| Status::invalid_argument(error.to_string()))
+}
+
+fn stopping(stopped: Stopped) -> Status {
+    Status::unavailable(stopped.to_string())
+}
+
+fn too_slow(missed: u64) -> Status {
+    Status::data_loss(format!("{missed} changes were not read in time and are gone; ask again with `since`"))
+}

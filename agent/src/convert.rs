@@ -1,0 +1,303 @@
+//! From what the engine and the kernel know to the messages of the local API.
+//!
+//! Plain translation, one function a message; what a message says is decided elsewhere.
+
+use std::time::Duration;
+
+use hydrometer_engine::{
+    Accuracy, ClientView, Ending, Exchange, Nanos, Protocol, Service, WindowFeatures,
+    anomaly::{self, Anomaly, AnomalyKind, Severity},
+};
+use hydrometer_proto::v1;
+
+use crate::kernel;
+
+/// One client: features from the engine, exact counters from the kernel where it still has them.
+pub fn client(
+    view: ClientView,
+    counters: Option<&kernel::ClientSnapshot>,
+    open_anomalies: Vec<String>,
+) -> v1::Client {
+    let (request_sizes, answer_sizes, interarrival) = match counters {
+        Some(kernel) => (
+            Some(histogram(&kernel.request_sizes, 64.0, "bytes")),
+            Some(histogram(&kernel.answer_sizes, 64.0, "bytes")),
+            Some(histogram(&kernel.interarrival, 1.0, "ms")),
+        ),
+        None => (None, None, None),
+    };
+    let first_seen = counters.map_or(view.first_seen, |kernel| kernel.first_seen);
+    let last_seen = counters.map_or(view.last_seen, |kernel| kernel.last_seen);
+    v1::Client {
+        address: view.id.to_string(),
+        first_seen: Some(timestamp(first_seen)),
+        last_seen: Some(timestamp(last_seen)),
+        counters: Some(self::counters(&view, counters)),
+        windows: view.windows.iter().map(window).collect(),
+        request_sizes,
+        answer_sizes,
+        interarrival,
+        services: view.services.iter().map(service).collect(),
+        protocols: view.protocols.iter().map(|&spoken| protocol(spoken).into()).collect(),
+        accuracy: accuracy(view.accuracy).into(),
+        open_anomalies,
+        rate_series: view.rate_series.values,
+        ja4: view.ja4,
+    }
+}
+
+/// The kernel's counters; once it has evicted the client, what the engine counted since.
+fn counters(view: &ClientView, kernel: Option<&kernel::ClientSnapshot>) -> v1::ClientCounters {
+    match kernel {
+        Some(kernel) => v1::ClientCounters {
+            ingress_packets: kernel.ingress_packets,
+            ingress_bytes: kernel.ingress_bytes,
+            egress_packets: kernel.egress_packets,
+            egress_bytes: kernel.egress_bytes,
+            syns: kernel.syns,
+            connections: kernel.connections,
+            requests: kernel.requests,
+            exchanges: kernel.exchanges,
+            request_bytes: kernel.request_bytes,
+            answer_bytes: kernel.answer_bytes,
+        },
+        None => v1::ClientCounters {
+            requests: view.totals.requests,
+            exchanges: view.totals.requests,
+            request_bytes: view.totals.request_bytes,
+            answer_bytes: view.totals.answer_bytes,
+            ..v1::ClientCounters::default()
+        },
+    }
+}
+
+fn histogram(counts: &[u64], lower_bound: f64, unit: &str) -> v1::Histogram {
+    v1::Histogram { counts: counts.to_vec(), lower_bound, unit: unit.to_owned() }
+}
+
+fn window(features: &WindowFeatures) -> v1::WindowFeatures {
+    v1::WindowFeatures {
+        window: Some(duration(features.window)),
+        requests: features.requests,
+        request_rate: features.request_rate,
+        request_bytes_rate: features.request_bytes_rate,
+        answer_bytes_rate: features.answer_bytes_rate,
+        concurrency: features.concurrency,
+        interarrival_cv: features.interarrival_cv,
+        interarrival_median_s: features.interarrival_median_s,
+        interarrival_mad_s: features.interarrival_mad_s,
+        request_size_entropy_bits: features.request_size_entropy_bits,
+        server_record_median_bytes: features.server_record_median_bytes,
+        request_bytes_median: features.request_bytes_median,
+        answer_bytes_median: features.answer_bytes_median,
+    }
+}
+
+/// One live flow.
+pub fn flow(flow: &kernel::FlowSnapshot) -> v1::Flow {
+    v1::Flow {
+        client_address: flow.client.to_canonical().to_string(),
+        client_port: flow.client_port.into(),
+        service: Some(service(&flow.service)),
+        protocol: protocol(flow.protocol).into(),
+        first_seen: Some(timestamp(flow.first_seen)),
+        last_seen: Some(timestamp(flow.last_seen)),
+        requests: flow.requests,
+        request_bytes: flow.request_bytes,
+        answer_bytes: flow.answer_bytes,
+        in_progress: flow.in_progress,
+        accuracy: accuracy(flow.accuracy).into(),
+    }
+}
+
+/// One finished exchange.
+pub fn exchange(exchange: &Exchange) -> v1::Exchange {
+    v1::Exchange {
+        start: Some(timestamp(exchange.start)),
+        client_address: exchange.client.to_string(),
+        client_port: exchange.client_port.into(),
+        service: Some(service(&exchange.service)),
+        request_bytes: exchange.request_bytes,
+        answer_bytes: exchange.answer_bytes,
+        time_to_first_byte: exchange.time_to_first_byte.map(duration),
+        time_to_first_token: exchange.time_to_first_token.map(duration),
+        duration: Some(duration(exchange.duration)),
+        records: exchange.records,
+        record_median_bytes: exchange.record_median,
+        protocol: protocol(exchange.protocol).into(),
+        accuracy: accuracy(exchange.accuracy).into(),
+        aborted: exchange.ending == Ending::Aborted,
+    }
+}
+
+/// One anomaly in one state, raised on `node`.
+pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
+    let (technique, technique_name) = anomaly.kind.technique();
+    v1::Anomaly {
+        id: anomaly.id,
+        kind: kind(anomaly.kind).into(),
+        state: state(anomaly.state).into(),
+        severity: severity(anomaly.severity).into(),
+        score: anomaly.score,
+        atlas_technique: technique.to_owned(),
+        atlas_technique_name: technique_name.to_owned(),
+        client: anomaly.client.to_string(),
+        first_seen: Some(timestamp(anomaly.first_seen)),
+        last_seen: Some(timestamp(anomaly.last_seen)),
+        raised: Some(timestamp(anomaly.raised)),
+        evidence: Some(evidence(anomaly.evidence)),
+        node: node.to_owned(),
+        revision: anomaly.revision,
+    }
+}
+
+fn evidence(evidence: anomaly::Evidence) -> v1::Evidence {
+    v1::Evidence {
+        summary: evidence.summary,
+        features: evidence.features.iter().map(feature).collect(),
+        series: evidence.series.into_iter().map(series).collect(),
+        exchanges: evidence.exchanges,
+    }
+}
+
+fn feature(feature: &anomaly::FeatureEvidence) -> v1::FeatureEvidence {
+    v1::FeatureEvidence {
+        feature: feature.feature.to_owned(),
+        value: feature.value,
+        baseline: feature.baseline,
+        unit: feature.unit.to_owned(),
+        compared_with: feature.compared_with.name().to_owned(),
+        deviation: feature.deviation,
+    }
+}
+
+fn series(series: anomaly::Series) -> v1::Series {
+    v1::Series {
+        feature: series.feature.to_owned(),
+        unit: series.unit.to_owned(),
+        start: Some(timestamp(series.start)),
+        step_seconds: series.step.as_secs_f64(),
+        values: series.values,
+    }
+}
+
+/// One program on one interface.
+pub fn attachment(attachment: &kernel::Attachment) -> v1::Attachment {
+    v1::Attachment {
+        interface: attachment.interface.clone(),
+        direction: direction(attachment.direction).to_owned(),
+        mode: mode(attachment.mode).to_owned(),
+    }
+}
+
+/// The word for a direction.
+pub fn direction(direction: kernel::Direction) -> &'static str {
+    match direction {
+        kernel::Direction::Ingress => "ingress",
+        kernel::Direction::Egress => "egress",
+    }
+}
+
+/// The word for a mode.
+pub fn mode(mode: kernel::AttachMode) -> &'static str {
+    match mode {
+        kernel::AttachMode::XdpNativeFrags => "xdp-native-frags",
+        kernel::AttachMode::XdpNative => "xdp-native",
+        kernel::AttachMode::XdpSkb => "xdp-skb",
+        kernel::AttachMode::Tcx => "tcx",
+        kernel::AttachMode::Clsact => "clsact",
+    }
+}
+
+/// One loaded program.
+pub fn program(program: kernel::ProgramStatus) -> v1::ProgramStatus {
+    v1::ProgramStatus {
+        name: program.name,
+        id: program.id,
+        verified_instructions: program.verified_instructions,
+        jited_bytes: program.jited_bytes,
+    }
+}
+
+/// One kernel map.
+pub fn map(map: kernel::MapStatus) -> v1::MapStatus {
+    v1::MapStatus {
+        name: map.name,
+        entries: map.entries,
+        capacity: map.capacity,
+        memory_bytes: map.memory_bytes,
+    }
+}
+
+/// A local address and port.
+pub fn service(service: &Service) -> v1::Service {
+    v1::Service {
+        address: service.address.map(|address| address.to_string()).unwrap_or_default(),
+        port: service.port.into(),
+    }
+}
+
+/// An instant.
+pub fn timestamp(at: Nanos) -> prost_types::Timestamp {
+    let since = duration(Duration::from_nanos(at.0));
+    prost_types::Timestamp { seconds: since.seconds, nanos: since.nanos }
+}
+
+/// The instant of a message; before 1970 becomes 1970.
+pub fn nanos(at: &prost_types::Timestamp) -> Nanos {
+    let seconds = u64::try_from(at.seconds).unwrap_or_default();
+    let nanos = u64::try_from(at.nanos).unwrap_or_default();
+    Nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+fn duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        // Less than a second of nanoseconds fits.
+        nanos: span.subsec_nanos().cast_signed(),
+    }
+}
+
+fn kind(kind: AnomalyKind) -> v1::AnomalyKind {
+    match kind {
+        AnomalyKind::RequestRate => v1::AnomalyKind::RequestRate,
+        AnomalyKind::MachineCadence => v1::AnomalyKind::MachineCadence,
+        AnomalyKind::LogitHarvest => v1::AnomalyKind::LogitHarvest,
+    }
+}
+
+fn severity(severity: Severity) -> v1::Severity {
+    match severity {
+        Severity::Low => v1::Severity::Low,
+        Severity::Medium => v1::Severity::Medium,
+        Severity::High => v1::Severity::High,
+        Severity::Critical => v1::Severity::Critical,
+    }
+}
+
+fn state(state: anomaly::State) -> v1::AnomalyState {
+    match state {
+        anomaly::State::Open => v1::AnomalyState::Open,
+        anomaly::State::Updated => v1::AnomalyState::Updated,
+        anomaly::State::Closed => v1::AnomalyState::Closed,
+    }
+}
+
+fn protocol(protocol: Protocol) -> v1::Protocol {
+    match protocol {
+        Protocol::Other => v1::Protocol::Other,
+        Protocol::Http1 => v1::Protocol::Http1,
+        Protocol::Tls => v1::Protocol::Tls,
+        Protocol::Http2 => v1::Protocol::Http2,
+        Protocol::TlsHttp2 => v1::Protocol::TlsHttp2,
+        Protocol::Quic => v1::Protocol::Quic,
+    }
+}
+
+fn accuracy(accuracy: Accuracy) -> v1::Accuracy {
+    match accuracy {
+        Accuracy::Exact => v1::Accuracy::Exact,
+        Accuracy::Derived => v1::Accuracy::Derived,
+        Accuracy::Estimated => v1::Accuracy::Estimated,
+    }
+}

@@ -1,0 +1,145 @@
+//! The running agent: everything built, run, and taken down in order.
+//!
+//! Order of the end: the pipeline stops, flushes and detaches; what it found last is delivered to
+//! watchers and to the control plane, within a bound; the socket goes last.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{self, Identity},
+    cli::output,
+    config::Config,
+    convert,
+    kernel::{Attachment, Direction, Kernel},
+    pipeline::{self, Pipeline},
+    report::{Outbox, Reporter},
+    socket::Socket,
+};
+
+/// How long the end waits for the control plane, and then for open requests.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let started = pipeline::now();
+    let (listener, socket_file) = Socket::bind(&config.socket)?.into_parts();
+    let kernel = attach(&config)?;
+
+    let report = config.control_plane.clone().map(|control_plane| (control_plane, Outbox::default()));
+    let (handle, questions) = pipeline::questions();
+    let outbox = report.as_ref().map(|(_, outbox)| outbox.clone());
+    let pipeline = Pipeline::new(Some(kernel), config.engine, config.node.clone(), outbox);
+    let pipeline = tokio::spawn(pipeline.run(questions, config.quiet, stop.clone()));
+    let reporting = report.clone().map(|(control_plane, outbox)| {
+        Reporting::start(Reporter {
+            control_plane,
+            node: config.node.clone(),
+            outbox,
+            pipeline: handle.clone(),
+        })
+    });
+    let identity = Identity { node: config.node, started, services: config.kernel.services, report };
+    let served = CancellationToken::new();
+    let api = tokio::spawn(api::serve(listener, handle, identity, served.clone()));
+    output::print(&format!("hydrometer agent listening on {}\n", config.socket.display()))?;
+
+    // The API has no reason to end; if it does, an agent nobody can ask is of no use.
+    let _guard = stop.clone().drop_guard();
+    let watched = tokio::spawn(end_together(api, stop));
+    pipeline.await.context("the pipeline failed")?.context("cannot end cleanly")?;
+    if let Some(reporting) = reporting {
+        reporting.finish().await?;
+    }
+    served.cancel();
+    if let Ok(ended) = timeout(PATIENCE, watched).await {
+        ended.context("the local API failed")??;
+    } else {
+        tracing::warn!("requests were still open at the end");
+    }
+    drop(socket_file);
+    Ok(())
+}
+
+/// Loads the programs and attaches them everywhere; on a failure nothing stays attached.
+fn attach(config: &Config) -> anyhow::Result<Kernel> {
+    let mut kernel = Kernel::load(&config.kernel)?;
+    for interface in &config.interfaces {
+        let attachments = kernel.attach(interface)?;
+        output::print(&format!("{interface}: {}\n", describe(&attachments)))?;
+    }
+    Ok(kernel)
+}
+
+fn describe(attachments: &[Attachment]) -> String {
+    let mode = |direction| {
+        let attachment = attachments.iter().find(|attachment| attachment.direction == direction);
+        let mode = attachment.map_or("not attached", |attachment| convert::mode(attachment.mode));
+        format!("{} {mode}", convert::direction(direction))
+    };
+    [Direction::Ingress, Direction::Egress].map(mode).join(", ")
+}
+
+/// The first SIGTERM or SIGINT asks for an orderly end, the second forces one.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        token.cancel();
+        next().await;
+        // What is attached goes with the process.
+        std::process::exit(1);
+    });
+    Ok(stop)
+}
+
+/// Asks the rest to stop when the API ends, for whatever reason.
+async fn end_together(api: JoinHandle<anyhow::Result<()>>, stop: CancellationToken) -> anyhow::Result<()> {
+    let ended = api.await.context("the local API failed");
+    stop.cancel();
+    ended?
+}
+
+/// The task that reports.
+struct Reporting {
+    outbox: Outbox,
+    hurry: CancellationToken,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Reporting {
+    fn start(reporter: Reporter) -> Self {
+        let (hurry, stop) = (CancellationToken::new(), CancellationToken::new());
+        let outbox = reporter.outbox.clone();
+        let task = tokio::spawn(reporter.run(hurry.clone(), stop.clone()));
+        Self { outbox, hurry, stop, task }
+    }
+
+    /// Delivers what is left, within a bound.
+    async fn finish(self) -> anyhow::Result<()> {
+        self.hurry.cancel();
+        if timeout(PATIENCE, self.outbox.delivered()).await.is_err() {
+            tracing::warn!("anomalies were not delivered: the control plane could not be reached in time");
+        }
+        self.stop.cancel();
+        self.task.await.context("reporting failed")?
+    }
+}

@@ -1,0 +1,314 @@
+//! Exchanges in, anomalies out: the one owner of the kernel side and of the engine.
+//!
+//! In flow finished exchanges from the kernel and questions from the API; out flow changes of
+//! anomalies, to whoever watches and to the report. Invariant: one task owns all of it, and nothing
+//! that task does between two drains of the kernel takes long; who asks for much asks in pieces.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hydrometer_engine::{ClientId, Engine, EngineConfig, EngineStats, Exchange, Nanos};
+use hydrometer_proto::v1;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    convert,
+    findings::Findings,
+    kernel::{Attachment, Kernel, KernelError, KernelStatus},
+    report::Outbox,
+};
+
+/// Questions that wait for their turn.
+const QUESTIONS: usize = 64;
+const ADVANCE_EVERY: Duration = Duration::from_secs(1);
+
+/// What turns exchanges into anomalies.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// `None` where exchanges are handed in.
+    kernel: Option<Kernel>,
+    engine: Engine,
+    node: String,
+    findings: Findings,
+    report: Option<Outbox>,
+    /// How often the kernel could not be read.
+    failures: u64,
+}
+
+/// Asks the task that runs the pipeline.
+#[derive(Clone, Debug)]
+pub struct Handle(mpsc::Sender<Question>);
+
+/// The questions a pipeline is to answer while it runs.
+#[derive(Debug)]
+pub struct Questions(mpsc::Receiver<Question>);
+
+type Question = Box<dyn FnOnce(&mut Pipeline) + Send>;
+
+/// The pipeline has ended.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the agent is stopping")]
+pub struct Stopped;
+
+/// What a client list is sorted by.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Who.
+    pub id: ClientId,
+    /// Requests per second over the last minute.
+    pub rate: f64,
+    /// Requests in all.
+    pub requests: u64,
+    /// Application bytes asked in all.
+    pub request_bytes: u64,
+    /// Application bytes answered in all.
+    pub answer_bytes: u64,
+    /// Last exchange.
+    pub last_seen: Nanos,
+    /// Coefficient of variation of the time between requests, over the longest window that has one.
+    pub cv: Option<f64>,
+}
+
+/// The pipeline's own account.
+#[derive(Debug)]
+pub struct Account {
+    /// The kernel side's, where it could be read.
+    pub kernel: Option<KernelStatus>,
+    /// Where the programs are attached.
+    pub attachments: Vec<Attachment>,
+    /// The engine's.
+    pub engine: EngineStats,
+    /// Anomalies open.
+    pub open_anomalies: usize,
+    /// How often the kernel could not be read.
+    pub failures: u64,
+}
+
+/// A way to ask, and the questions for [`Pipeline::run`].
+pub fn questions() -> (Handle, Questions) {
+    let (sender, receiver) = mpsc::channel(QUESTIONS);
+    (Handle(sender), Questions(receiver))
+}
+
+impl Handle {
+    /// Lets the pipeline answer between two drains. `question` must be quick.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Pipeline) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (sender, answer) = oneshot::channel();
+        let question: Question = Box::new(move |pipeline| {
+            // Who asked may have gone away meanwhile.
+            let _ = sender.send(question(pipeline));
+        });
+        self.0.send(question).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Waits until the pipeline has ended.
+    pub async fn stopped(self) {
+        self.0.closed().await;
+    }
+}
+
+impl Pipeline {
+    /// A pipeline that has seen nothing. Without a kernel side, exchanges come through
+    /// [`Pipeline::take`] alone.
+    pub fn new(kernel: Option<Kernel>, engine: EngineConfig, node: String, report: Option<Outbox>) -> Self {
+        Self { kernel, engine: Engine::new(engine), node, findings: Findings::default(), report, failures: 0 }
+    }
+
+    /// Drains and advances until `stop`; then flushes what is open and detaches.
+    pub async fn run(
+        mut self,
+        mut questions: Questions,
+        quiet: Duration,
+        stop: CancellationToken,
+    ) -> Result<(), KernelError> {
+        let mut exchanges = Vec::new();
+        let mut second = interval(ADVANCE_EVERY);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // After a failure the kernel is left alone until the next second, instead of spinning.
+        let mut is_readable = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                result = ready(self.kernel.as_mut()), if is_readable => {
+                    if let Err(error) = result {
+                        self.failed(&error);
+                        is_readable = false;
+                    }
+                    self.read(&mut exchanges, Kernel::drain);
+                }
+                _ = second.tick() => {
+                    is_readable = true;
+                    self.read(&mut exchanges, |kernel, out| {
+                        kernel.drain(out);
+                        kernel.sweep(quiet, out);
+                    });
+                    self.advance(now());
+                }
+                Some(question) = questions.0.recv() => question(&mut self),
+            }
+        }
+        self.read(&mut exchanges, Kernel::flush);
+        self.advance(now());
+        self.kernel.as_mut().map_or(Ok(()), Kernel::detach)
+    }
+
+    /// Takes in finished exchanges.
+    pub fn take(&mut self, exchanges: &[Exchange]) {
+        for exchange in exchanges {
+            self.engine.observe(exchange);
+        }
+    }
+
+    /// Moves the time to `now`; what changed goes to the watchers and to the report.
+    pub fn advance(&mut self, now: Nanos) {
+        for anomaly in self.engine.advance(now) {
+            tracing::info!(
+                id = anomaly.id,
+                kind = %anomaly.kind,
+                state = ?anomaly.state,
+                severity = ?anomaly.severity,
+                client = %anomaly.client,
+                "anomaly"
+            );
+            let anomaly = Arc::new(convert::anomaly(anomaly, &self.node));
+            if let Some(report) = &self.report {
+                report.push(Arc::clone(&anomaly));
+            }
+            self.findings.add(anomaly);
+        }
+    }
+
+    /// Everyone known, ascending.
+    pub fn client_ids(&self) -> Vec<ClientId> {
+        self.engine.client_ids().collect()
+    }
+
+    /// Where these clients stand; those forgotten meanwhile are left out.
+    pub fn standings(&self, ids: &[ClientId]) -> Vec<Standing> {
+        let now = now();
+        ids.iter().filter_map(|id| self.standing(id, now)).collect()
+    }
+
+    fn standing(&self, id: &ClientId, now: Nanos) -> Option<Standing> {
+        let view = self.engine.client(id, now)?;
+        let minute = view.windows.iter().find(|window| window.window == Duration::from_mins(1));
+        Some(Standing {
+            id: *id,
+            rate: minute.map_or(0.0, |window| window.request_rate),
+            requests: view.totals.requests,
+            request_bytes: view.totals.request_bytes,
+            answer_bytes: view.totals.answer_bytes,
+            last_seen: view.last_seen,
+            cv: view.windows.iter().rev().find_map(|window| window.interarrival_cv),
+        })
+    }
+
+    /// These clients as messages; those forgotten meanwhile are left out.
+    pub fn clients(&mut self, ids: &[ClientId]) -> Vec<v1::Client> {
+        ids.iter().filter_map(|id| self.client(id)).map(|(client, _)| client).collect()
+    }
+
+    /// One client in depth.
+    pub fn client_in_depth(&mut self, id: &ClientId, flows: usize) -> Option<v1::GetClientResponse> {
+        let (client, recent) = self.client(id)?;
+        let flows = match self.kernel.as_ref().map(|kernel| kernel.flows(id, flows)) {
+            Some(Ok(flows)) => flows,
+            Some(Err(error)) => {
+                self.failed(&error);
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        Some(v1::GetClientResponse {
+            anomalies: self.findings.of(&client.address),
+            client: Some(client),
+            flows: flows.iter().map(convert::flow).collect(),
+            exchanges: recent.iter().map(convert::exchange).collect(),
+        })
+    }
+
+    fn client(&mut self, id: &ClientId) -> Option<(v1::Client, Vec<Exchange>)> {
+        let mut view = self.engine.client(id, now())?;
+        let counters = match self.kernel.as_ref().map(|kernel| kernel.client(id)) {
+            Some(Ok(counters)) => counters,
+            Some(Err(error)) => {
+                self.failed(&error);
+                None
+            }
+            None => None,
+        };
+        let recent = std::mem::take(&mut view.recent);
+        let open = self.findings.open_of(&id.to_string());
+        Some((convert::client(view, counters.as_ref(), open), recent))
+    }
+
+    /// What was found so far, oldest first, and what will be.
+    pub fn findings(&self) -> (Vec<Arc<v1::Anomaly>>, broadcast::Receiver<Arc<v1::Anomaly>>) {
+        (self.findings.all(), self.findings.watch())
+    }
+
+    /// Anomalies open now.
+    pub fn open_anomalies(&self) -> usize {
+        self.findings.open()
+    }
+
+    /// The account for the status.
+    pub fn account(&mut self) -> Account {
+        let kernel = match self.kernel.as_ref().map(Kernel::status) {
+            Some(Ok(status)) => Some(status),
+            Some(Err(error)) => {
+                self.failed(&error);
+                None
+            }
+            None => None,
+        };
+        Account {
+            kernel,
+            attachments: self.kernel.as_ref().map_or_else(Vec::new, |kernel| kernel.attachments().to_vec()),
+            engine: self.engine.stats(),
+            open_anomalies: self.findings.open(),
+            failures: self.failures,
+        }
+    }
+
+    fn read(&mut self, exchanges: &mut Vec<Exchange>, read: impl FnOnce(&mut Kernel, &mut Vec<Exchange>)) {
+        if let Some(kernel) = &mut self.kernel {
+            read(kernel, exchanges);
+        }
+        self.take(exchanges);
+        exchanges.clear();
+    }
+
+    /// A kernel that cannot be read is reported; the agent goes on with what it has.
+    fn failed(&mut self, error: &KernelError) {
+        self.failures += 1;
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            failures = self.failures,
+            "cannot read the kernel"
+        );
+    }
+}
+
+/// The wall clock, read here and passed on.
+pub fn now() -> Nanos {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+async fn ready(kernel: Option<&mut Kernel>) -> Result<(), KernelError> {
+    match kernel {
+        Some(kernel) => kernel.ready().await,
+        None => std::future::pending().await,
+    }
+}

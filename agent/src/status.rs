@@ -1,0 +1,77 @@
+//! The agent's status: what each part says about itself, put together; losses of all parts in one list.
+
+use hydrometer_engine::{Nanos, Service};
+use hydrometer_proto::v1;
+
+use crate::{config::ControlPlane, convert, pipeline::Account, report::Outbox};
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of this node.
+    pub node: String,
+    /// When the agent started.
+    pub started: Nanos,
+    /// Services watched.
+    pub services: Vec<Service>,
+    /// Where it reports to, and what waits for it.
+    pub report: Option<(ControlPlane, Outbox)>,
+}
+
+/// The whole status.
+pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
+    let losses = losses(&account, identity.report.as_ref().map(|(_, outbox)| outbox));
+    let packets = account.kernel.as_ref().map(|kernel| v1::PacketCounters {
+        ingress_seen: kernel.ingress_seen,
+        ingress_watched: kernel.ingress_watched,
+        egress_seen: kernel.egress_seen,
+        egress_watched: kernel.egress_watched,
+    });
+    let (programs, maps) =
+        account.kernel.map_or_else(Default::default, |kernel| (kernel.programs, kernel.maps));
+    v1::GetStatusResponse {
+        node: identity.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: Some(convert::timestamp(identity.started)),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        attachments: account.attachments.iter().map(convert::attachment).collect(),
+        services: identity.services.iter().map(convert::service).collect(),
+        maps: maps.into_iter().map(convert::map).collect(),
+        losses,
+        packets,
+        control_plane: identity.report.as_ref().map(|(control_plane, outbox)| outbox.link(control_plane)),
+        clients: account.engine.clients as u64,
+        open_anomalies: account.open_anomalies as u64,
+        programs: programs.into_iter().map(convert::program).collect(),
+        exchanges: account.engine.exchanges,
+    }
+}
+
+/// Losses of every part.
+pub fn losses(account: &Account, outbox: Option<&Outbox>) -> Vec<v1::Loss> {
+    let kernel = account.kernel.iter().flat_map(|kernel| &kernel.losses);
+    let kernel = kernel.map(|lost| loss(lost.stage, lost.count, lost.meaning));
+    let engine = account.engine.losses.iter().map(|lost| loss(lost.stage, lost.count, lost.meaning));
+    let read = loss(
+        "kernel_read",
+        account.failures,
+        "the kernel's maps could not be read; the agent's log says why",
+    );
+    let report = outbox.map(|outbox| {
+        loss(
+            "report_queue",
+            outbox.dropped(),
+            "changes of anomalies were dropped while the control plane could not be reached; restore the link",
+        )
+    });
+    kernel.chain(engine).chain([read]).chain(report).collect()
+}
+
+/// Their sum.
+pub fn losses_in_all(account: &Account, outbox: Option<&Outbox>) -> u64 {
+    losses(account, outbox).iter().map(|loss| loss.count).sum()
+}
+
+fn loss(stage: &str, count: u64, meaning: &str) -> v1::Loss {
+    v1::Loss { stage: stage.to_owned(), count, meaning: meaning.to_owned() }
+}
