@@ -134,3 +134,89 @@ fn remember<T: Clone + PartialEq>(held: &mut Vec<T>, new: &T, most: usize) {
         held.push(new.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        LifecycleConfig,
+        anomaly::{AnomalyKind, Evidence, Severity},
+        detector::Finding,
+        test_exchange,
+    };
+
+    fn at(minute: u64) -> Nanos {
+        Nanos(minute * MINUTE + MINUTE / 2)
+    }
+
+    fn client_with(requests: &[(u64, usize)]) -> Client {
+        let mut client = Client::new(&Exchange { start: at(100), ..test_exchange() });
+        for (minute, count) in requests {
+            for _ in 0..*count {
+                client.place(&Exchange { start: at(*minute), ..test_exchange() }, 0);
+            }
+        }
+        client
+    }
+
+    fn raise(client: &mut Client, minute: u64) {
+        let evidence =
+            Evidence { summary: String::new(), features: Vec::new(), series: Vec::new(), exchanges: 1 };
+        let finding = Finding {
+            score: 1.0,
+            severity: Severity::Low,
+            first_seen: at(minute),
+            last_seen: at(minute),
+            evidence,
+        };
+        let id = test_exchange().client;
+        client.lifecycle.found(id, AnomalyKind::RequestRate, finding, at(minute));
+    }
+
+    #[test]
+    fn a_minute_is_learnt_once_and_only_when_it_is_complete() {
+        let mut client = client_with(&[(100, 4), (103, 16)]);
+        client.settle(at(100));
+        assert_eq!(client.past.quantile(1.0), None);
+        client.settle(at(103));
+        client.settle(at(103));
+        assert_eq!((client.past.minutes(), client.past.quantile(1.0)), (1.0, Some(4.0)));
+        client.settle(at(105));
+        assert_eq!((client.past.minutes().round(), client.past.quantile(1.0)), (2.0, Some(16.0)));
+    }
+
+    #[test]
+    fn minutes_under_an_open_anomaly_are_not_learnt() {
+        let mut client = client_with(&[(100, 4), (101, 64), (102, 64), (120, 4)]);
+        client.settle(at(101));
+        raise(&mut client, 101);
+        client.settle(at(104));
+        let config = LifecycleConfig { close_after_s: 60.0, ..LifecycleConfig::default() };
+        assert_eq!(client.lifecycle.advance(at(104), &config).len(), 1, "it closes");
+        client.settle(at(108));
+        assert_eq!(client.past.quantile(1.0), None, "nothing of the anomaly is learnt afterwards either");
+    }
+
+    #[test]
+    fn what_a_view_lists_is_bounded_and_newest_first() {
+        let mut client = Client::new(&test_exchange());
+        for n in 0..200_u16 {
+            client.count(&Exchange {
+                start: Nanos(u64::from(n * 7 % 200)),
+                service: Service { address: None, port: n },
+                accuracy: if n == 9 { Accuracy::Estimated } else { Accuracy::Exact },
+                ja4: Some(format!("t13d{n}")),
+                ending: if n < 3 { Ending::Aborted } else { Ending::Complete },
+                ..test_exchange()
+            });
+        }
+        let view = client.view(test_exchange().client, Nanos(200));
+        assert_eq!(
+            (view.recent.len(), view.services.len(), view.ja4.len()),
+            (MAX_RECENT, MAX_SERVICES, MAX_JA4)
+        );
+        assert!(view.recent.is_sorted_by(|a, b| a.start >= b.start) && view.recent[0].start == Nanos(199));
+        assert_eq!((view.totals.requests, view.totals.aborted), (200, 3));
+        assert_eq!(view.accuracy, Accuracy::Estimated);
+    }
+}

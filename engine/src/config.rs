@@ -127,7 +127,7 @@ impl Default for LifecycleConfig {
 
 impl Default for RequestRateConfig {
     fn default() -> Self {
-        Self { enabled: true, min_requests: 120, own_factor: 3.0, population_factor: 5.0, min_clients: 5 }
+        Self { enabled: true, min_requests: 120, own_factor: 4.0, population_factor: 5.0, min_clients: 5 }
     }
 }
 
