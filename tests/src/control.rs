@@ -2,13 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
 use anyhow::Result;
 
-use crate::{binary, process::Process};
+use crate::{binary, net::Namespace, process::Process};
 
 /// A running `hydrometer-control`. Dropped, it is asked to end and waited for.
 #[derive(Debug)]
@@ -18,9 +17,10 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts one whose socket, store and log are in `folder`; it goes on with a store that is there.
-    pub fn start(folder: &Path) -> Result<Self> {
-        Ok(Self { process: spawn(folder)?, folder: folder.to_owned() })
+    /// Starts one whose socket, store and log are in `folder`; it goes on with a store that is there. It needs nothing
+    /// of `namespace` but to end with it.
+    pub fn start(namespace: &Namespace, folder: &Path) -> Result<Self> {
+        Ok(Self { process: spawn(namespace, folder)?, folder: folder.to_owned() })
     }
 
     /// Where it listens.
@@ -44,8 +44,8 @@ impl Control {
     }
 
     /// Starts it again, after [`Control::kill`], with the same socket and store.
-    pub fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.folder)?;
+    pub fn restart(&mut self, namespace: &Namespace) -> Result<()> {
+        self.process = spawn(namespace, &self.folder)?;
         Ok(())
     }
 }
@@ -54,8 +54,8 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("control.sock")
 }
 
-fn spawn(folder: &Path) -> Result<Process> {
-    let mut command = Command::new(binary::path("hydrometer-control")?);
+fn spawn(namespace: &Namespace, folder: &Path) -> Result<Process> {
+    let mut command = namespace.command(binary::path("hydrometer-control")?);
     command.arg("--listen").arg(format!("unix:{}", socket(folder).display()));
     command.arg("--store").arg(folder.join("control.redb"));
     let mut process = Process::spawn("control", command, folder)?;

@@ -193,11 +193,7 @@ pub fn sweep() -> Result<()> {
     };
     for entry in names {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let maker = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next())
-            .and_then(|pid| pid.parse::<u32>().ok());
-        if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if name.strip_prefix(PREFIX).is_some_and(is_of_the_dead) {
             kill_processes(&name);
             // Another test may be sweeping the same name at this moment.
             if let Err(error) = ip(&format!("netns delete {name}"))
@@ -208,6 +204,12 @@ pub fn sweep() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether `name`, PID-anything, was given by a process that is no longer there.
+pub(crate) fn is_of_the_dead(name: &str) -> bool {
+    let maker = name.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+    maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 /// Kills what still runs in a namespace made here.

@@ -1,13 +1,13 @@
 //! The usual arrangement: a network, llama.cpp and nginx at its server end, and a folder for their files.
 
-use std::{net::IpAddr, path::Path};
+use std::{env, fs, io, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{
     llama::Llama,
-    net::Network,
+    net::{Network, is_of_the_dead},
     nginx::{Nginx, Security},
     openai::{Behaviour, Client},
 };
@@ -27,11 +27,12 @@ pub struct Stack {
 impl Stack {
     /// Starts everything, with room for `slots` answers at a time.
     pub fn start(security: Security, slots: usize) -> Result<Self> {
+        let network = Network::new()?;
+        sweep_folders()?;
         let folder = tempfile::Builder::new()
-            .prefix("hydrometer-")
+            .prefix(&folder_prefix(std::process::id()))
             .tempdir()
             .context("cannot make a temporary folder")?;
-        let network = Network::new()?;
         let llama = Llama::start(network.server(), folder.path(), slots)?;
         let nginx = Nginx::start(network.server(), folder.path(), security)?;
         Ok(Self { nginx, llama, network, folder })
@@ -46,4 +47,30 @@ impl Stack {
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// First part of the names of all folders here.
+const PREFIX: &str = "hydrometer-";
+
+/// How the folder of the process `pid` is called, up to a random end.
+pub fn folder_prefix(pid: u32) -> String {
+    format!("{PREFIX}{pid}-")
+}
+
+/// Removes folders that runs now dead have left behind.
+pub fn sweep_folders() -> Result<()> {
+    let place = env::temp_dir();
+    let entries = fs::read_dir(&place).with_context(|| format!("cannot list {}", place.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", place.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(PREFIX).is_some_and(is_of_the_dead)
+            && let Err(error) = fs::remove_dir_all(entry.path())
+            // Another test may be sweeping the same one at this moment.
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("cannot remove {}", entry.path().display()));
+        }
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use hydrometer_tests::{
     nginx::Security,
     openai::{Behaviour, KeepAlive, Stream},
     process::{Process, wait_for},
-    stack::Stack,
+    stack::{Stack, folder_prefix, sweep_folders},
 };
 use rustix::process::{Pid, test_kill_process};
 
@@ -58,6 +58,17 @@ fn namespaces_of_dead_runs_are_swept() {
     assert!(Command::new("ip").args(["netns", "add", &name]).status().unwrap().success());
     sweep().unwrap();
     assert!(!std::path::Path::new("/run/netns").join(&name).exists());
+}
+
+#[test]
+fn folders_of_dead_runs_are_swept() {
+    let mut gone = Command::new("true").spawn().unwrap();
+    let of_dead = tempfile::Builder::new().prefix(&folder_prefix(gone.id())).tempdir().unwrap();
+    let of_living = tempfile::Builder::new().prefix(&folder_prefix(std::process::id())).tempdir().unwrap();
+    gone.wait().unwrap();
+    sweep_folders().unwrap();
+    assert!(!of_dead.path().exists());
+    assert!(of_living.path().exists());
 }
 
 #[test]
@@ -124,7 +135,8 @@ fn requests_reach_the_model_and_the_access_log() {
 #[test]
 fn a_subscriber_gets_each_anomaly_once_across_a_crash_of_the_control_plane() {
     let folder = tempfile::tempdir().unwrap();
-    let mut control = Control::start(folder.path()).unwrap();
+    let network = Network::new().unwrap();
+    let mut control = Control::start(network.server(), folder.path()).unwrap();
     let subscriber = Subscriber::start(control.socket(), "").unwrap();
     let wait_for_ids = |subscriber: &Subscriber, expected: &[&str]| {
         wait_for(&format!("the anomalies {expected:?}"), Duration::from_secs(10), || {
@@ -141,7 +153,7 @@ fn a_subscriber_gets_each_anomaly_once_across_a_crash_of_the_control_plane() {
     let token = subscriber.token();
 
     control.kill().unwrap();
-    control.restart().unwrap();
+    control.restart(network.server()).unwrap();
     report(&control, 2, "second").unwrap();
     wait_for_ids(&subscriber, &["first", "second"]);
     subscriber.stop().unwrap();
@@ -153,7 +165,8 @@ fn a_subscriber_gets_each_anomaly_once_across_a_crash_of_the_control_plane() {
 #[test]
 fn a_refused_subscription_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let control = Control::start(folder.path()).unwrap();
+    let network = Network::new().unwrap();
+    let control = Control::start(network.server(), folder.path()).unwrap();
     let subscriber = Subscriber::start(control.socket(), "not a token").unwrap();
     wait_for("the refusal", Duration::from_secs(10), || Ok(subscriber.has_ended().then_some(()))).unwrap();
     let error = subscriber.stop().unwrap_err();

@@ -14,6 +14,7 @@ use clap::Parser;
 use hydrometer_agent::cli::schema;
 use hydrometer_proto::v1::SubscribeResponse;
 use hydrometer_tests::feed;
+use serde::Serialize;
 
 /// Print the anomalies of a fleet as JSON lines.
 #[derive(Parser)]
@@ -33,10 +34,14 @@ async fn main() -> Result<()> {
 
 fn print(message: &SubscribeResponse) -> Result<()> {
     let anomaly = message.anomaly.as_ref().context("the control plane sent a message without an anomaly")?;
-    let line = serde_json::json!({
-        "resume_token": message.resume_token,
-        "anomaly": schema::Anomaly::from(anomaly),
-    });
+    let line = Line { resume_token: &message.resume_token, anomaly: schema::Anomaly::from(anomaly) };
+    let line = serde_json::to_string(&line).context("cannot write an anomaly as JSON")? + "\n";
     // One write a line: whoever reads the file sees whole lines.
-    io::stdout().write_all(format!("{line}\n").as_bytes()).context("cannot print an anomaly")
+    io::stdout().write_all(line.as_bytes()).context("cannot print an anomaly")
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    resume_token: &'a str,
+    anomaly: schema::Anomaly,
 }

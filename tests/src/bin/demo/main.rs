@@ -97,7 +97,7 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 fn perform(duration: Duration) -> Result<()> {
     show::heading("a llama.cpp server behind nginx with TLS 1.3, in namespaces of their own");
     let stack = Stack::start(Security::Tls13, SLOTS)?;
-    let control = Control::start(stack.folder())?;
+    let control = Control::start(stack.network.server(), stack.folder())?;
     let control_plane = ["--control-plane".to_owned(), control.address()];
     let mut agent = Agent::start(
         stack.network.server(),
@@ -105,16 +105,18 @@ fn perform(duration: Duration) -> Result<()> {
         agent::usual_arguments().into_iter().chain(control_plane),
     )?;
     show::attachments(&agent.status()?);
-    let mut soc = Soc::start(&control.socket(), stack.folder())?;
+    let mut soc = Soc::start(stack.network.server(), &control.socket(), stack.folder())?;
 
     show::heading("eight clients");
     let (parts, mut clients) = start_clients(&stack, cast::actors(duration))?;
     show::parts(&parts);
     let mut received = watch(&mut clients, &agent, &mut soc, duration)?;
 
-    show::heading("anomalies, as the SOC's subscriber received them (last state of each)");
+    show::heading("the clients have ended; Hydrometer closes their last exchanges");
     let (log, counted) = settle(&stack, &agent)?;
     received.extend(soc.news()?);
+
+    show::heading("anomalies, as the SOC's subscriber received them (last state of each)");
     show::received(&received);
 
     show::heading("requests and bytes: the server's access log and Hydrometer");

@@ -37,11 +37,11 @@ pub(crate) fn attachments(status: &GetStatusResponse) {
 /// One anomaly, as it arrives.
 pub(crate) fn arrival(anomaly: &Anomaly, after: Duration) {
     println!(
-        "  SOC, {:>3} s: {} {} {} {}: {}",
+        "\n  SOC after {} s: {} {}, severity {}, client {}\n    {}",
         after.as_secs(),
-        anomaly.severity,
         anomaly.kind,
         anomaly.state,
+        anomaly.severity,
         anomaly.client,
         anomaly.summary
     );

@@ -3,11 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
-use hydrometer_tests::{binary, process::Process};
+use hydrometer_tests::{binary, net::Namespace, process::Process};
 use serde::Deserialize;
 
 /// The running subscriber.
@@ -44,9 +43,9 @@ struct Line {
 }
 
 impl Soc {
-    /// Subscribes at the control plane on `socket`.
-    pub(crate) fn start(socket: &Path, folder: &Path) -> Result<Self> {
-        let mut command = Command::new(binary::path("subscriber")?);
+    /// Subscribes at the control plane on `socket`; the process ends with `namespace`.
+    pub(crate) fn start(namespace: &Namespace, socket: &Path, folder: &Path) -> Result<Self> {
+        let mut command = namespace.command(binary::path("subscriber")?);
         command.arg(socket);
         Ok(Self { process: Process::spawn("subscriber", command, folder)?, read: 0 })
     }
