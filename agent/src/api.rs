@@ -292,3 +292,69 @@ fn stopping(stopped: Stopped) -> Status {
 fn too_slow(missed: u64) -> Status {
     Status::data_loss(format!("{missed} changes were not read in time and are gone; ask again with `since`"))
 }
+
+#[cfg(test)]
+mod tests {
+    use hydrometer_engine::{
+        EngineConfig, Nanos,
+        anomaly::{self, AnomalyKind, Evidence, Severity},
+    };
+    use tonic::Code;
+
+    use super::*;
+
+    fn change(revision: u32) -> anomaly::Anomaly {
+        anomaly::Anomaly {
+            id: "a".to_owned(),
+            kind: AnomalyKind::RequestRate,
+            state: anomaly::State::Updated,
+            severity: Severity::Low,
+            score: 0.5,
+            client: "203.0.113.7".parse().unwrap(),
+            first_seen: Nanos(1),
+            last_seen: Nanos(2),
+            raised: Nanos(1),
+            evidence: Evidence {
+                summary: String::new(),
+                features: Vec::new(),
+                series: Vec::new(),
+                exchanges: 1,
+            },
+            revision,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_does_not_read_is_told_what_it_missed() {
+        let (handle, questions) = pipeline::questions();
+        let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), None);
+        tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
+        let identity =
+            Identity { node: "n".to_owned(), started: Nanos(0), services: Vec::new(), report: None };
+        let api = Api::new(handle.clone(), identity);
+        let request = WatchAnomaliesRequest { follow: true, ..WatchAnomaliesRequest::default() };
+        let mut stream = api.watch_anomalies(Request::new(request)).await.unwrap().into_inner();
+        handle.with(|pipeline| (1..=5_000).for_each(|n| pipeline.publish(change(n)))).await.unwrap();
+        let status = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::DataLoss);
+        assert!(stream.next().await.is_none(), "the stream has ended");
+    }
+
+    #[tokio::test]
+    async fn streams_are_bounded_and_a_closed_one_makes_room() {
+        let (handle, questions) = pipeline::questions();
+        let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), None);
+        tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
+        let identity =
+            Identity { node: "n".to_owned(), started: Nanos(0), services: Vec::new(), report: None };
+        let api = Api::new(handle, identity);
+        let watch = async || api.watch_clients(Request::new(WatchClientsRequest::default())).await;
+        let mut streams = Vec::new();
+        for _ in 0..MAX_STREAMS {
+            streams.push(watch().await.unwrap());
+        }
+        assert_eq!(watch().await.err().unwrap().code(), Code::ResourceExhausted);
+        streams.pop();
+        assert!(watch().await.is_ok());
+    }
+}

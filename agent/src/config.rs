@@ -428,7 +428,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.toml");
         Settings::read(&path).unwrap().validate().unwrap();
         // What is commented out are settings too, and those of the engine its defaults.
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
         let whole: Vec<_> = text
             .lines()

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hydrometer_engine::{ClientId, Engine, EngineConfig, EngineStats, Exchange, Nanos};
+use hydrometer_engine::{ClientId, Engine, EngineConfig, EngineStats, Exchange, Nanos, anomaly::Anomaly};
 use hydrometer_proto::v1;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
@@ -172,20 +172,25 @@ impl Pipeline {
     /// Moves the time to `now`; what changed goes to the watchers and to the report.
     pub fn advance(&mut self, now: Nanos) {
         for anomaly in self.engine.advance(now) {
-            tracing::info!(
-                id = anomaly.id,
-                kind = %anomaly.kind,
-                state = ?anomaly.state,
-                severity = ?anomaly.severity,
-                client = %anomaly.client,
-                "anomaly"
-            );
-            let anomaly = Arc::new(convert::anomaly(anomaly, &self.node));
-            if let Some(report) = &self.report {
-                report.push(Arc::clone(&anomaly));
-            }
-            self.findings.add(anomaly);
+            self.publish(anomaly);
         }
+    }
+
+    /// Hands one change to whoever wants it.
+    pub(crate) fn publish(&mut self, anomaly: Anomaly) {
+        tracing::info!(
+            id = anomaly.id,
+            kind = %anomaly.kind,
+            state = ?anomaly.state,
+            severity = ?anomaly.severity,
+            client = %anomaly.client,
+            "anomaly"
+        );
+        let anomaly = Arc::new(convert::anomaly(anomaly, &self.node));
+        if let Some(report) = &self.report {
+            report.push(Arc::clone(&anomaly));
+        }
+        self.findings.add(anomaly);
     }
 
     /// Everyone known, ascending.
