@@ -11,6 +11,8 @@ use std::{
 
 const TARGET: &str = "bpfel-unknown-none";
 const PROGRAMS: &str = "hydrometer-programs";
+/// What the bench measures them with; not in the product.
+const BENCH: &str = "hydrometer-bench-programs";
 /// Debian's compiler and its core library for BPF.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
@@ -25,12 +27,18 @@ fn main() {
     let status = cargo(&source, &target).status();
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => panic!("building the kernel programs failed ({status}); `cargo xtask setup` installs what it takes"),
+        Ok(status) => panic!(
+            "building the kernel programs failed ({status}); `cargo xtask setup` installs what it takes"
+        ),
         Err(error) => panic!("cannot run cargo for the kernel programs: {error}"),
     }
-    let programs = target.join(TARGET).join("release").join(PROGRAMS);
-    fs::copy(&programs, out.join(PROGRAMS))
-        .unwrap_or_else(|error| panic!("cannot copy {}: {error}", programs.display()));
+    for name in [PROGRAMS, BENCH] {
+        let built = target.join(TARGET).join("release").join(name);
+        fs::copy(&built, out.join(name))
+            .unwrap_or_else(|error| panic!("cannot copy {}: {error}", built.display()));
+    }
+    // For the tests' build script, as DEP_HYDROMETER_PROGRAMS_FOLDER.
+    println!("cargo::metadata=folder={}", out.display());
 }
 
 fn cargo(source: &Path, target: &Path) -> Command {
@@ -45,13 +53,15 @@ fn cargo(source: &Path, target: &Path) -> Command {
         command.args(["run", "nightly", "cargo"]).env_remove("RUSTC").env_remove("CARGO");
         command
     };
-    command.current_dir(source).args(["build", "--release", "--target", TARGET, "--bin", PROGRAMS]);
+    command.current_dir(source).args(["build", "--release", "--target", TARGET, "--bins"]);
     command.args(["--features", "program", "--target-dir"]).arg(target);
     if !debian {
         command.args(["-Z", "build-std=core"]);
     }
     // What cargo set for this crate must not reach the other target.
-    for variable in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO_BUILD_TARGET"] {
+    for variable in
+        ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO_BUILD_TARGET"]
+    {
         command.env_remove(variable);
     }
     let flags = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"].join("\x1f");

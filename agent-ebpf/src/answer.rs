@@ -60,6 +60,26 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     }
 }
 
+/// Whether this segment begins an answer for which no request line was seen: several requests came in
+/// one segment, which is not searched for them.
+#[inline(always)]
+pub(crate) fn begins_unasked<P: Packet>(
+    packet: &P,
+    flow: &Flow,
+    half: &mut ServerHalf,
+    segment: &Segment,
+) -> bool {
+    if protocol(flow.asked.mode.get()) != Protocol::Http1
+        || segment.payload_len < 12
+        || !half.stream.is_fresh(segment.seq)
+        || !packet.load(segment.payload).is_some_and(http::is_final_answer)
+    {
+        return false;
+    }
+    half.answers += 1;
+    half.answers > flow.asked.turn.get().wrapping_sub(flow.asked.turns_before.get()) && flow.is_answered()
+}
+
 /// Clear text: every byte is the application's, bar an interim answer.
 #[inline(always)]
 fn clear_text<P: Packet>(
@@ -188,22 +208,10 @@ impl<T: Tables> Reader for Answer<'_, T> {
             return;
         }
         if self.turn == 0 {
-            self.ticket(record.len, 1);
-            return;
+            self.unasked(record.len, content);
+        } else {
+            self.answer(record.len, content);
         }
-        let first = self.answered.records.get() == 0;
-        if !first && content == CHUNK_END {
-            self.answered.bytes.set(self.answered.bytes.get() + content as u64);
-            self.answered.last.set(self.now);
-            return;
-        }
-        if first && (content == CONTINUE_LEN || self.may_be_ticket(record.len)) {
-            return;
-        }
-        if first && self.turn == 1 && content <= MAX_SETTINGS {
-            self.answered.tls.set(self.answered.tls.get() | TLS_HTTP2);
-        }
-        self.answered.add(content, self.now);
     }
 }
 
@@ -221,22 +229,63 @@ impl<T: Tables> Answer<'_, T> {
         true
     }
 
-    /// A record at the begin of the first answer. `true` when it is not (or not yet) counted.
+    /// Before the first request: session tickets, or an HTTP/2 server's settings.
+    #[inline(always)]
+    fn unasked(&mut self, len: u32, content: u32) {
+        if content <= MAX_SETTINGS {
+            self.speaks_http2();
+        }
+        self.ticket(len, 1);
+    }
+
+    #[inline(always)]
+    fn answer(&mut self, len: u32, content: u32) {
+        if self.answered.pending.get() != 0 && self.was_ticket(len) {
+            return;
+        }
+        if self.answered.records.get() > 0 {
+            if content == CHUNK_END {
+                self.answered.bytes.set(self.answered.bytes.get() + content as u64);
+                self.answered.last.set(self.now);
+            } else {
+                self.answered.add(content, self.now);
+            }
+            return;
+        }
+        if content == CONTINUE_LEN || self.may_be_ticket(len) {
+            return;
+        }
+        if self.turn == 1 && content <= MAX_SETTINGS {
+            self.speaks_http2();
+        }
+        self.answered.add(content, self.now);
+    }
+
+    #[inline(always)]
+    fn speaks_http2(&self) {
+        self.answered.tls.set(self.answered.tls.get() | TLS_HTTP2);
+    }
+
+    /// Whether the first record of the first answer may be a ticket: it is then kept until the next one.
     #[inline(always)]
     fn may_be_ticket(&mut self, len: u32) -> bool {
-        let pending = self.answered.pending.get();
-        if pending == 0 {
-            if !self.tls13 || self.turn != 1 || *self.tickets >= MAX_TICKETS || !TICKET_LEN.contains(&len) {
-                return false;
-            }
-            if *self.tickets > 0 && len == *self.ticket_len as u32 {
-                self.ticket(len, 1);
-                return true;
-            }
-            self.answered.pending_at.set(self.now);
-            self.answered.pending.set(len);
+        if !self.tls13 || self.turn != 1 || *self.tickets >= MAX_TICKETS || !TICKET_LEN.contains(&len) {
+            return false;
+        }
+        if *self.tickets > 0 && len == *self.ticket_len as u32 {
+            self.ticket(len, 1);
             return true;
         }
+        self.answered.pending_at.set(self.now);
+        self.answered.pending.set(len);
+        true
+    }
+
+    /// The record after a pending one. `true` when both are tickets; else the pending one is counted, or
+    /// was the only ticket.
+    #[inline(always)]
+    fn was_ticket(&mut self, len: u32) -> bool {
+        let pending = self.answered.pending.get();
         self.answered.pending.set(0);
         if len == pending {
             self.ticket(len, 2);

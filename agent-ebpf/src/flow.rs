@@ -143,6 +143,10 @@ impl Flow {
         for (word, bytes) in answered.classes.iter().zip(event.classes.as_chunks_mut().0) {
             *bytes = word.get().to_le_bytes();
         }
+        if answered.shared.get() != 0 {
+            event.request_bytes = 0;
+            event.flags |= PIPELINED;
+        }
         if answered.derived.get() != 0 {
             event.flags |= DERIVED;
         }
@@ -175,7 +179,8 @@ pub struct Asked {
     pub bytes: Shared64,
     /// Changes with every SYN: the halves begin anew.
     pub connection: Shared32,
-    pad: Shared32,
+    /// Turns of earlier connections with the same ports.
+    pub turns_before: Shared32,
 }
 
 /// In [`Asked::mode`]: the TLS handshake is over.
@@ -217,7 +222,8 @@ pub struct Answered {
     pub classes: [Shared64; SIZE_CLASSES / 8],
     /// What the ServerHello said: 0 before it, else [`TLS_KNOWN`], [`TLS_13`], and the overhead in the low byte.
     pub tls: Shared32,
-    pad: Shared32,
+    /// Non-zero when an earlier answer to this turn has been handed out with the request's bytes.
+    pub shared: Shared32,
 }
 
 /// In [`Answered::tls`]: the ServerHello was seen.
@@ -242,6 +248,7 @@ impl Answered {
         self.records.set(0);
         self.pending.set(0);
         self.derived.set(0);
+        self.shared.set(0);
         self.first.set(0);
         self.second.set(0);
         self.last.set(0);
@@ -350,7 +357,8 @@ pub(crate) struct ServerHalf {
     pub(crate) tickets: u8,
     /// The server's own encrypted Finished was seen (only followed with early data).
     pub(crate) finished: u8,
-    pub(crate) pad: u32,
+    /// Answers begun (clear text).
+    pub(crate) answers: u32,
 }
 
 /// The protocol in a mode word.

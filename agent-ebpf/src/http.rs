@@ -36,6 +36,12 @@ pub(crate) fn is_continue(start: [u8; 12]) -> bool {
     start == *b"HTTP/1.1 100"
 }
 
+/// Whether these bytes begin an answer that is not an interim one (RFC 9110 section 15).
+#[inline(always)]
+pub(crate) fn is_final_answer(start: [u8; 12]) -> bool {
+    start[..7] == *b"HTTP/1." && start[8] == b' ' && start[9] >= b'2' && start[9] <= b'5'
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

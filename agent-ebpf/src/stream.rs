@@ -70,6 +70,12 @@ impl Stream {
         self.state == IN_SYNC
     }
 
+    /// Whether a segment from `seq` begins with bytes not seen before.
+    #[inline(always)]
+    pub(crate) fn is_fresh(&self, seq: u32) -> bool {
+        self.state == UNSTARTED || after(seq, self.high) >= 0
+    }
+
     /// Places `len` bytes (not 0) from `seq`, for a walk of records.
     #[inline(always)]
     pub(crate) fn place(&mut self, seq: u32, len: u32) -> Place {

@@ -6,7 +6,7 @@
 use core::{hint::black_box, ops::ControlFlow};
 
 use crate::{
-    abi::{Counter, ExchangeEvent, FlowKey4, FlowKey6, Protocol, ServiceKey, client_key},
+    abi::{ABORTED, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey, client_key},
     answer,
     client::Client,
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_SEEN, Unreported},
@@ -93,7 +93,7 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
         request::finish(flow, half);
         flow.asked.mode.set(flow.asked.mode.get() | CLIENT_DONE);
         if segment.has(RST) {
-            end(tables, flow, segment, crate::abi::ABORTED);
+            end(tables, flow, segment, ABORTED);
             flow.closed.set(1);
         }
     }
@@ -121,6 +121,9 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
         half.stream.start(segment.seq.wrapping_add(1));
     }
     if segment.payload_len > 0 && segment.transport != UDP {
+        if answer::begins_unasked(packet, flow, half, segment) {
+            split(tables, flow, segment);
+        }
         answer::segment(packet, tables, flow, half, segment, &mut work.position);
     }
     if segment.has(FIN | RST) {
@@ -195,7 +198,7 @@ fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
         return;
     }
     if half.turns > 0 {
-        end(tables, flow, segment, crate::abi::ABORTED);
+        end(tables, flow, segment, ABORTED);
         flow.first_seen.set(now);
     }
     let unreported = half.unreported;
@@ -210,7 +213,8 @@ fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
     flow.closed.set(0);
     flow.asked.turn.set(0);
     flow.asked.mode.set(0);
-    flow.asked.connection.set(flow.asked.connection.get() + 1);
+    flow.asked.turns_before.set(half.turns);
+    flow.asked.connection.set(flow.asked.connection.get().wrapping_add(1));
 }
 
 /// Data from the client.
@@ -268,16 +272,35 @@ fn begin<T: Tables>(
 fn close<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
     let reset = segment.has(RST);
     let cut = reset && !flow.is_answered();
-    end(tables, flow, segment, if cut { crate::abi::ABORTED } else { 0 });
+    end(tables, flow, segment, if cut { ABORTED } else { 0 });
     if reset || flow.asked.mode.get() & CLIENT_DONE != 0 {
         flow.closed.set(1);
     }
 }
 
-/// Ends the open turn, if nobody has: the client's counters, and a record for userspace.
+/// Ends the open turn, if nobody has.
 #[inline(always)]
 fn end<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, flags: u8) {
-    let Some(turn) = flow.claim() else { return };
+    if let Some(turn) = flow.claim() {
+        hand_out(tables, flow, segment, turn, flags);
+    }
+}
+
+/// Another answer begins within the open turn: what came so far was an exchange of its own.
+#[inline(always)]
+fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
+    let turn = flow.asked.turn.get();
+    hand_out(tables, flow, segment, turn, PIPELINED);
+    flow.answered.begin(turn);
+    flow.answered.shared.set(1);
+    if let Some(client) = client(tables, segment) {
+        client.asked(flow.asked.start.get());
+    }
+}
+
+/// An exchange is over: the client's counters, and a record for userspace.
+#[inline(always)]
+fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, flags: u8) {
     let mut totals = (0, 0);
     let emitted = tables.emit(|event| {
         event.client = segment.client;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use hydrometer_ebpf::{
-    abi::{self, ABORTED, DERIVED, ExchangeEvent},
+    abi::{self, ABORTED, DERIVED, ExchangeEvent, PIPELINED},
     client::record_median,
 };
 use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Nanos, Protocol, Service};
@@ -28,7 +28,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos) -> Exchange {
         records: event.records,
         record_median: record_median(event),
         protocol,
-        accuracy: accuracy(protocol, event.flags & DERIVED != 0),
+        accuracy: accuracy(protocol, event.flags & (DERIVED | PIPELINED) != 0),
         ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
         ja4: None,
     }

@@ -65,7 +65,8 @@ struct Summary {
 }
 
 fn service(text: &str) -> Result<Service, &'static str> {
-    crate::config::service(text).ok_or("give a port, or an address and a port such as 10.0.0.5:8000 or [fd00::1]:8000")
+    crate::config::service(text)
+        .ok_or("give a port, or an address and a port such as 10.0.0.5:8000 or [fd00::1]:8000")
 }
 
 /// Runs the command.
@@ -74,7 +75,9 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     output::print(&match (args.exchanges, args.output) {
         (true, Output::Json) => exchange_lines(&exchanges)?,
         (true, Output::Table) => exchange_table(&exchanges),
-        (false, Output::Json) => serde_json::to_string_pretty(&summaries(&exchanges)).context("cannot write JSON")? + "\n",
+        (false, Output::Json) => {
+            serde_json::to_string_pretty(&summaries(&exchanges)).context("cannot write JSON")? + "\n"
+        }
         (false, Output::Table) => client_table(&summaries(&exchanges)),
     })?;
     result
@@ -102,7 +105,9 @@ fn explain(replay: &Replay, frames: Option<u64>, exchanges: usize) {
     if let Some(frames) = frames
         && exchanges == 0
     {
-        eprintln!("{frames} frames, {watched} of them of the given services, and no request among them; check --service");
+        eprintln!(
+            "{frames} frames, {watched} of them of the given services, and no request among them; check --service"
+        );
     }
     for &counter in Counter::ALL.iter().filter(|counter| counter.is_loss()) {
         let count = counters[counter as usize];
@@ -127,7 +132,10 @@ fn summaries(exchanges: &[Exchange]) -> Vec<Summary> {
         let (summary, flows) = clients.entry(exchange.client).or_insert_with(|| {
             let first = exchange.start.as_secs_f64();
             let accuracy = Accuracy::Exact;
-            (Summary { client: exchange.client.to_string(), first, accuracy, ..Summary::default() }, HashSet::new())
+            (
+                Summary { client: exchange.client.to_string(), first, accuracy, ..Summary::default() },
+                HashSet::new(),
+            )
         });
         flows.insert(exchange.flow);
         summary.flows = flows.len();

@@ -32,7 +32,11 @@ pub(super) struct Links {
 }
 
 /// Attaches both programs to `interface`.
-pub(super) fn attach(ebpf: &mut Ebpf, interface: &str, pin: bool) -> Result<(Links, [Attachment; 2]), KernelError> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    interface: &str,
+    pin: bool,
+) -> Result<(Links, [Attachment; 2]), KernelError> {
     if rustix::net::netdevice::name_to_index(rustix_socket()?, interface).is_err() {
         return Err(KernelError::NoInterface(interface.to_owned()));
     }
@@ -140,11 +144,13 @@ impl Links {
         fs::create_dir_all(&path).map_err(|error| failed(error.to_string()))?;
         if let Some(link) = self.xdp.take() {
             let link = FdLink::try_from(link).map_err(|error| failed(error::error_chain(&error)))?;
-            link.pin(pin_path(&self.interface, "ingress")).map_err(|error| failed(error::error_chain(&error)))?;
+            link.pin(pin_path(&self.interface, "ingress"))
+                .map_err(|error| failed(error::error_chain(&error)))?;
         }
         if let Some(link) = self.tc.take() {
             let link = FdLink::try_from(link).map_err(|error| failed(error::error_chain(&error)))?;
-            link.pin(pin_path(&self.interface, "egress")).map_err(|error| failed(error::error_chain(&error)))?;
+            link.pin(pin_path(&self.interface, "egress"))
+                .map_err(|error| failed(error::error_chain(&error)))?;
         }
         Ok(())
     }

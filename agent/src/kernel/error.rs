@@ -15,7 +15,9 @@ pub enum KernelError {
     #[error("not permitted to {0}; run as root or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     NotPermitted(&'static str),
     /// The kernel lacks something.
-    #[error("kernel {release} cannot run the programs ({what}); Linux 5.18 or newer with CONFIG_DEBUG_INFO_BTF is needed")]
+    #[error(
+        "kernel {release} cannot run the programs ({what}); Linux 5.18 or newer with CONFIG_DEBUG_INFO_BTF is needed"
+    )]
     TooOld {
         /// Release of the running kernel.
         release: String,
@@ -62,7 +64,9 @@ pub enum KernelError {
         source: MapError,
     },
     /// A pin could not be made or removed.
-    #[error("cannot pin to {path}: {why}; mount bpffs there (`mount -t bpf bpf /sys/fs/bpf`) or turn pinning off")]
+    #[error(
+        "cannot pin to {path}: {why}; mount bpffs there (`mount -t bpf bpf /sys/fs/bpf`) or turn pinning off"
+    )]
     Pin {
         /// Where.
         path: PathBuf,
@@ -80,7 +84,8 @@ pub(super) fn os_error(error: &ProgramError) -> Option<i32> {
         ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         ProgramError::TcError(TcError::IoError(error)) => error.raw_os_error(),
-        ProgramError::XdpError(XdpError::NetlinkError(_)) | ProgramError::TcError(TcError::NetlinkError(_)) => {
+        ProgramError::XdpError(XdpError::NetlinkError(_))
+        | ProgramError::TcError(TcError::NetlinkError(_)) => {
             // Netlink's errors keep their cause to themselves but for the text.
             None
         }
@@ -108,7 +113,9 @@ fn explain(number: Option<i32>, text: &str) -> KernelError {
     use rustix::io::Errno;
     match number.map(Errno::from_raw_os_error) {
         // The verifier's refusals have the same number.
-        Some(Errno::PERM | Errno::ACCESS) if is_unprivileged() => KernelError::NotPermitted("load BPF programs"),
+        Some(Errno::PERM | Errno::ACCESS) if is_unprivileged() => {
+            KernelError::NotPermitted("load BPF programs")
+        }
         Some(Errno::NOMEM | Errno::TOOBIG) => {
             KernelError::Load(format!("{text}; lower max_flows, max_clients or ring_bytes"))
         }

@@ -145,8 +145,12 @@ impl Flows {
             out,
         };
         let progress = match self.family {
-            Family::V4 => self.pieces4.next(self.four.map().fd(), |key, words| reader.entry(Key::V4(*key), words)),
-            Family::V6 => self.pieces6.next(self.six.map().fd(), |key, words| reader.entry(Key::V6(*key), words)),
+            Family::V4 => {
+                self.pieces4.next(self.four.map().fd(), |key, words| reader.entry(Key::V4(*key), words))
+            }
+            Family::V6 => {
+                self.pieces6.next(self.six.map().fd(), |key, words| reader.entry(Key::V6(*key), words))
+            }
         }?;
         Ok(match (self.family, progress) {
             (_, Progress::More) => Progress::More,
@@ -180,7 +184,8 @@ impl Flows {
     /// Flows of one client as they are now, most recent first.
     pub(super) fn of(&self, client: &ClientId, limit: usize) -> Vec<FlowSnapshot> {
         let client = clients::key(client);
-        let keys = self.last.by_client.get(&client).into_iter().chain(self.pass.by_client.get(&client)).flatten();
+        let keys =
+            self.last.by_client.get(&client).into_iter().chain(self.pass.by_client.get(&client)).flatten();
         let unique: HashSet<_> = keys.collect();
         let epoch = clock::epoch();
         let mut flows: Vec<_> = unique
@@ -282,10 +287,7 @@ fn snapshot(key: Key, flow: &Flow, epoch: Nanos) -> FlowSnapshot {
     FlowSnapshot {
         client: ip(client),
         client_port: u16::from_be(ports.0),
-        service: Service {
-            address: Some(ip(server)),
-            port: u16::from_be(ports.1),
-        },
+        service: Service { address: Some(ip(server)), port: u16::from_be(ports.1) },
         protocol,
         first_seen: epoch + Duration::from_nanos(flow.first_seen.get()),
         last_seen: epoch + Duration::from_nanos(last_seen(flow)),

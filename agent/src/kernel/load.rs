@@ -78,7 +78,8 @@ fn map<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M, KernelError>
 where
     M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
 {
-    let map = ebpf.map_mut(name).ok_or_else(|| KernelError::Load(format!("the programs have no map {name}")))?;
+    let map =
+        ebpf.map_mut(name).ok_or_else(|| KernelError::Load(format!("the programs have no map {name}")))?;
     M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
 }
 
@@ -87,7 +88,8 @@ pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, KernelEr
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
-    let map = ebpf.take_map(name).ok_or_else(|| KernelError::Load(format!("the programs have no map {name}")))?;
+    let map =
+        ebpf.take_map(name).ok_or_else(|| KernelError::Load(format!("the programs have no map {name}")))?;
     M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
 }
 

@@ -13,11 +13,7 @@ mod load;
 mod status;
 mod wakeup;
 
-use std::{
-    fmt, io,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{fmt, io, net::IpAddr, time::Duration};
 
 use aya::{
     Ebpf,
@@ -329,10 +325,8 @@ impl Kernel {
 
     /// Programs, maps, losses, packets.
     pub fn status(&self) -> Result<KernelStatus, KernelError> {
-        let counters = self
-            .counters
-            .get(&0, 0)
-            .map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
+        let counters =
+            self.counters.get(&0, 0).map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
         let total = |counter: Counter| counters.iter().map(|core| core[counter as usize]).sum();
         let losses = Counter::ALL.iter().filter(|counter| counter.is_loss());
         let mut losses: Vec<_> = losses

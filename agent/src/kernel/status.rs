@@ -44,5 +44,10 @@ fn map(name: &str, map: BorrowedFd<'_>, entries: Option<u64>) -> MapStatus {
         let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     };
-    MapStatus { name: name.to_owned(), entries, capacity: field("max_entries"), memory_bytes: field("memlock") }
+    MapStatus {
+        name: name.to_owned(),
+        entries,
+        capacity: field("max_entries"),
+        memory_bytes: field("memlock"),
+    }
 }

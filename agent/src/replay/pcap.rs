@@ -4,9 +4,7 @@
 
 use std::{fs::File, io, path::Path};
 
-use pcap_parser::{
-    Block, Linktype, PcapBlockOwned, PcapError, create_reader, traits::PcapReaderIterator,
-};
+use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader, traits::PcapReaderIterator};
 
 use super::Captured;
 

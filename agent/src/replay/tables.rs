@@ -13,7 +13,8 @@ use std::{
 
 use hydrometer_ebpf::{
     abi::{
-        COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, V4_MAPPED, address, client_key,
+        COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, V4_MAPPED, address,
+        client_key,
     },
     client::Client,
     flow::Flow,

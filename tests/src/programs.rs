@@ -1,0 +1,135 @@
+//! The kernel programs under BPF_PROG_TEST_RUN: the real verifier and the real machine code, packets from
+//! memory.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+};
+use hydrometer_ebpf::{
+    abi::{COUNTERS, Counters, ExchangeEvent, PORT_WORDS, ServiceKey, address},
+    client::Client,
+};
+use hydrometer_engine::Service;
+
+/// The programs of the product.
+pub fn product() -> &'static [u8] {
+    hydrometer_agent::kernel::OBJECT
+}
+
+/// The programs of the bench.
+pub fn bench() -> &'static [u8] {
+    aya::include_bytes_aligned!(concat!(env!("HYDROMETER_PROGRAMS"), "/hydrometer-bench-programs"))
+}
+
+/// Loaded programs with maps of their own.
+pub struct Programs {
+    ebpf: Ebpf,
+    // The kernel refuses programs whose log has no reader.
+    _log: Option<Map>,
+    events: RingBuf<MapData>,
+}
+
+impl Programs {
+    /// Loads `object`'s programs, watching `services`.
+    pub fn load(object: &[u8], services: &[Service]) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .override_global("AYA_LOG_LEVEL", &0_u8, true)
+            .map_max_entries("FLOWS4", 65_536)
+            .map_max_entries("FLOWS6", 65_536)
+            .map_max_entries("CLIENTS", 65_536)
+            .map_max_entries("EXCHANGES", 1 << 24)
+            .load(object)
+            .context("cannot load the kernel programs")?;
+        let log = ebpf.take_map("AYA_LOGS");
+        let events = ebpf.take_map("EXCHANGES").context("there is no map EXCHANGES")?;
+        let mut programs = Self { ebpf, _log: log, events: RingBuf::try_from(events)? };
+        programs.watch(services)?;
+        for (name, program) in programs.ebpf.programs_mut() {
+            match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => continue,
+            }
+            .with_context(|| format!("the verifier refuses {name}"))?;
+        }
+        Ok(programs)
+    }
+
+    fn watch(&mut self, services: &[Service]) -> Result<()> {
+        let mut bitmap = [0_u64; PORT_WORDS];
+        let map = self.ebpf.map_mut("SERVICES").context("there is no map SERVICES")?;
+        let mut table: HashMap<_, [u32; 5], u8> = HashMap::try_from(map)?;
+        for service in services {
+            bitmap[usize::from(service.port) / 64] |= 1 << (service.port % 64);
+            let key = ServiceKey {
+                address: service.address.map_or([0; 4], address),
+                port: service.port.to_be(),
+                pad: 0,
+            };
+            table.insert(<[u32; 5]>::from(key), 1, 0)?;
+        }
+        for name in ["PORTS", "FLOOR_PORTS"] {
+            if let Some(map) = self.ebpf.map_mut(name) {
+                let mut ports: Array<_, [u64; PORT_WORDS]> = Array::try_from(map)?;
+                ports.set(0, bitmap, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs an XDP program on `frame`; returns its verdict and what a run took.
+    pub fn xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<(u32, Duration)> {
+        let program: &mut Xdp =
+            self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        let result = program
+            .test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() })
+            .with_context(|| format!("cannot run {name} on {} bytes", frame.len()))?;
+        Ok((result.return_value, result.duration))
+    }
+
+    /// Runs a TC program on `frame`; returns its verdict and what a run took.
+    pub fn tc(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<(u32, Duration)> {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        let result = program
+            .test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() })
+            .with_context(|| format!("cannot run {name} on {} bytes", frame.len()))?;
+        Ok((result.return_value, result.duration))
+    }
+
+    /// Exchanges that have ended since the last call.
+    pub fn drain(&mut self) -> Vec<ExchangeEvent> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            events.extend(ExchangeEvent::from_bytes(&item));
+        }
+        events
+    }
+
+    /// All clients, by their key.
+    pub fn clients(&self) -> Result<Vec<(u64, Client)>> {
+        let map = self.ebpf.map("CLIENTS").context("there is no map CLIENTS")?;
+        let clients: HashMap<_, u64, [u64; size_of::<Client>() / 8]> = HashMap::try_from(map)?;
+        clients
+            .iter()
+            .map(|entry| entry.map(|(key, words)| (key, words.into())).map_err(Into::into))
+            .collect()
+    }
+
+    /// Packets and losses, of all cores.
+    pub fn counters(&self) -> Result<Counters> {
+        let map = self.ebpf.map("COUNTERS").context("there is no map COUNTERS")?;
+        let counters: PerCpuArray<_, Counters> = PerCpuArray::try_from(map)?;
+        let mut total = [0; COUNTERS];
+        for core in counters.get(&0, 0)?.iter() {
+            for (total, count) in total.iter_mut().zip(core) {
+                *total += count;
+            }
+        }
+        Ok(total)
+    }
+}

@@ -1,0 +1,313 @@
+//! The kernel programs and the native library: the same packets, the same answers. Needs root.
+
+use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+
+use hydrometer_agent::replay::{Captured, Replay, pcap};
+use hydrometer_ebpf::{
+    abi::{Counter, Counters, ExchangeEvent},
+    client::Client,
+    packet::{Direction, parse},
+};
+use hydrometer_engine::Service;
+use hydrometer_tests::{
+    frames::{Tcp, flags, segments, tls_record},
+    programs::{Programs, product},
+};
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, any, prop_oneof},
+    strategy::ValueTree as _,
+    test_runner::{Config, TestRunner},
+};
+
+const XDP_PASS: u32 = 2;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+/// What fits one page under BPF_PROG_TEST_RUN, and on a wire.
+const MSS: usize = 1448;
+const PORTS: [u16; 5] = [8080, 8443, 8444, 8445, 9443];
+
+/// Both sides of the comparison.
+struct Both {
+    kernel: Programs,
+    native: Replay,
+    time: u64,
+}
+
+/// What is compared: everything but times.
+#[derive(Debug, PartialEq)]
+struct Account {
+    exchanges: Vec<ExchangeEvent>,
+    clients: BTreeMap<u64, Vec<u64>>,
+    counters: Counters,
+}
+
+impl Both {
+    fn new() -> Self {
+        let services = PORTS.map(|port| Service { address: None, port });
+        let kernel = Programs::load(product(), &services).unwrap();
+        Self { kernel, native: Replay::new(&services), time: 1 }
+    }
+
+    fn frame(&mut self, program: &str, frame: &[u8]) {
+        // Under BPF_PROG_TEST_RUN a frame has at least an Ethernet header.
+        assert!(frame.len() >= 14);
+        self.time += 1_000_000;
+        let captured = Captured { time: self.time, len: frame.len() as u32, bytes: frame };
+        let watched = |port: u16| PORTS.contains(&u16::from_be(port));
+        if parse(&captured, Direction::Egress, watched).is_ok() {
+            let (verdict, _) = self.kernel.tc("hyd_egress", frame, 1).unwrap();
+            assert_eq!(verdict, TC_ACT_UNSPEC);
+            self.native.packet(&captured, Direction::Egress);
+        } else {
+            let (verdict, _) = self.kernel.xdp(program, frame, 1).unwrap();
+            assert_eq!(verdict, XDP_PASS);
+            self.native.packet(&captured, Direction::Ingress);
+        }
+    }
+
+    fn accounts(&mut self) -> (Account, Account) {
+        let kernel = Account {
+            exchanges: timeless(self.kernel.drain()),
+            clients: self
+                .kernel
+                .clients()
+                .unwrap()
+                .iter()
+                .map(|(key, client)| (*key, counts(client)))
+                .collect(),
+            counters: self.kernel.counters().unwrap(),
+        };
+        let mut clients = BTreeMap::new();
+        self.native.clients(|key, client| {
+            clients.insert(key, counts(client));
+        });
+        let exchanges = timeless(self.native.drain());
+        (kernel, Account { exchanges, clients, counters: self.native.counters() })
+    }
+}
+
+/// Events with their times replaced by whether they happened.
+fn timeless(events: Vec<ExchangeEvent>) -> Vec<ExchangeEvent> {
+    let happened = |time: u64| u64::from(time != 0);
+    events
+        .into_iter()
+        .map(|event| ExchangeEvent {
+            flow_start: 0,
+            start: happened(event.start),
+            request_end: happened(event.request_end),
+            first: happened(event.first),
+            second: happened(event.second),
+            last: happened(event.last),
+            ..event
+        })
+        .collect()
+}
+
+/// A client's counters and size histograms.
+fn counts(client: &Client) -> Vec<u64> {
+    let mut counts = vec![
+        client.ingress_packets.get(),
+        client.ingress_bytes.get(),
+        client.egress_packets.get(),
+        client.egress_bytes.get(),
+        client.syns.get(),
+        client.connections.get(),
+        client.requests.get(),
+        client.exchanges.get(),
+        client.request_bytes.get(),
+        client.answer_bytes.get(),
+    ];
+    counts.extend(client.request_sizes.counts());
+    counts.extend(client.answer_sizes.counts());
+    counts
+}
+
+fn captures() -> Vec<std::path::PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps");
+    let mut paths: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pcap"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn captures_give_the_same_in_the_kernel_and_natively() {
+    let mut exchanges = 0;
+    for (odd, program) in ["hyd_ingress", "hyd_frags"].into_iter().enumerate() {
+        let mut both = Both::new();
+        for path in captures().iter().skip(odd).step_by(2) {
+            let mut frames = Vec::new();
+            pcap::read(path, |packet| frames.push(packet.bytes.to_vec())).unwrap();
+            for frame in frames.iter().flat_map(|frame| segments(frame, MSS)) {
+                both.frame(program, &frame);
+            }
+            let (kernel, native) = both.accounts();
+            exchanges += native.exchanges.len();
+            assert_eq!(kernel, native, "{}", path.display());
+        }
+    }
+    // The comparison is of something.
+    assert!(exchanges > 500, "{exchanges}");
+}
+
+#[test]
+fn malformed_frames_pass_and_are_counted_by_reason() {
+    let good = Tcp {
+        source: ("10.0.0.9".parse().unwrap(), 40_000),
+        destination: ("10.0.0.1".parse().unwrap(), 8443),
+        seq: 1,
+        flags: flags::ACK,
+        vlans: Vec::new(),
+        payload: vec![1; 100],
+    };
+    let v6 = Tcp {
+        source: ("2001:db8::9".parse().unwrap(), 40_000),
+        destination: ("2001:db8::1".parse().unwrap(), 8443),
+        ..good.clone()
+    };
+    let change = |frame: Vec<u8>, at: usize, value: u8| {
+        let mut frame = frame;
+        frame[at] = value;
+        frame
+    };
+    let cases = [
+        ("a frame that ends in the IP header", good.frame()[..20].to_vec(), Counter::FrameTruncated),
+        ("an IP version of 5", change(good.frame(), 14, 0x55), Counter::IpMalformed),
+        ("an IP header of 4 bytes", change(good.frame(), 14, 0x41), Counter::IpMalformed),
+        ("an IP packet longer than its frame", change(good.frame(), 16, 0xff), Counter::IpMalformed),
+        ("an IPv6 packet longer than its frame", change(v6.frame(), 18, 0xff), Counter::IpMalformed),
+        ("a fragment", change(good.frame(), 20, 0x20), Counter::Fragment),
+        ("a TCP header of 4 bytes", change(good.frame(), 46, 0x10), Counter::TcpMalformed),
+        (
+            "a TCP header longer than its packet",
+            {
+                let mut frame = Tcp { payload: Vec::new(), ..good.clone() }.frame();
+                frame[46] = 0xf0;
+                frame
+            },
+            Counter::TcpMalformed,
+        ),
+        ("three VLAN tags", Tcp { vlans: vec![1, 2, 3], ..good.clone() }.frame(), Counter::HeaderChain),
+        (
+            "an endless chain of IPv6 headers",
+            {
+                let mut frame = v6.frame();
+                frame[20] = 0;
+                frame.truncate(54);
+                for _ in 0..8 {
+                    frame.extend([0, 0, 0, 0, 0, 0, 0, 0]);
+                }
+                frame[18..20].copy_from_slice(&64_u16.to_be_bytes());
+                frame
+            },
+            Counter::HeaderChain,
+        ),
+    ];
+    for (what, frame, counter) in cases {
+        let mut both = Both::new();
+        both.frame("hyd_ingress", &frame);
+        let (kernel, native) = both.accounts();
+        assert_eq!(kernel, native, "{what}");
+        assert_eq!(kernel.counters[counter as usize], 1, "{what}: {:?}", kernel.counters);
+    }
+}
+
+#[test]
+fn tagged_and_ipv6_requests_are_followed() {
+    let pairs = [("10.0.0.9", "10.0.0.1", 0), ("10.0.0.9", "10.0.0.1", 2), ("2001:db8::9", "2001:db8::1", 1)];
+    for (client, server, tags) in pairs {
+        let mut both = Both::new();
+        let client: (IpAddr, u16) = (client.parse().unwrap(), 40_000);
+        let server: (IpAddr, u16) = (server.parse().unwrap(), 8443);
+        let segment = |asks: bool, seq, flags, payload| {
+            let (source, destination) = if asks { (client, server) } else { (server, client) };
+            Tcp { source, destination, seq, flags, vlans: vec![7; tags], payload }.frame()
+        };
+        let sent = [
+            segment(true, 99, flags::SYN, Vec::new()),
+            segment(false, 199, flags::SYN | flags::ACK, Vec::new()),
+            segment(true, 100, flags::ACK, b"GET /v1/models HTTP/1.1\r\n\r\n".to_vec()),
+            segment(false, 200, flags::ACK, b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+            segment(false, 219, flags::FIN | flags::ACK, Vec::new()),
+        ];
+        for frame in sent {
+            both.frame("hyd_ingress", &frame);
+        }
+        let (kernel, native) = both.accounts();
+        assert_eq!(kernel, native);
+        let [exchange] = kernel.exchanges[..] else { panic!("{:?}", kernel.exchanges) };
+        assert_eq!((exchange.request_bytes, exchange.answer_bytes), (27, 19));
+    }
+}
+
+/// A conversation nobody would have: segments in any order, with any flags, of any content.
+fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let payload = prop_oneof![
+        Just(Vec::new()),
+        (1_usize..1300).prop_map(tls_record),
+        ((1_usize..200), (1_usize..200)).prop_map(|(a, b)| [tls_record(a), tls_record(b)].concat()),
+        (2_usize..300).prop_map(|cut| tls_record(300)[..cut].to_vec()),
+        (0_usize..300).prop_map(|cut| tls_record(300)[cut..].to_vec()),
+        Just(b"POST /v1/chat/completions HTTP/1.1\r\n\r\n".to_vec()),
+        Just(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
+        Just(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
+        vec(any::<u8>(), 1..80),
+    ];
+    let flags = prop_oneof![
+        12 => Just(flags::ACK),
+        1 => Just(flags::SYN),
+        1 => Just(flags::SYN | flags::ACK),
+        1 => Just(flags::FIN | flags::ACK),
+        1 => Just(flags::RST),
+    ];
+    // Sequence numbers follow on, mostly; sometimes they repeat, or leave a gap.
+    let step = prop_oneof![12 => Just(0_i32), 1 => -400..0, 1 => 1..400];
+    let cut = prop_oneof![20 => Just(None), 1 => (14_usize..90).prop_map(Some)];
+    let one = (any::<bool>(), 0_u16..3, flags, payload, step, cut, 0_usize..3);
+    vec(one, 1..60).prop_map(|segments| {
+        let mut next = BTreeMap::new();
+        segments
+            .into_iter()
+            .map(|(asks, port, flags, payload, step, cut, vlans)| {
+                let client = ("10.0.0.9".parse().unwrap(), 40_000 + port);
+                let server = ("10.0.0.1".parse().unwrap(), 8443);
+                let (source, destination) = if asks { (client, server) } else { (server, client) };
+                let seq: &mut u32 = next.entry((asks, port)).or_insert(u32::MAX - 500);
+                *seq = seq.wrapping_add_signed(step);
+                let this = *seq;
+                *seq = seq.wrapping_add(payload.len() as u32 + u32::from(flags & flags::SYN != 0));
+                let mut frame =
+                    Tcp { source, destination, seq: this, flags, vlans: vec![1; vlans], payload }.frame();
+                frame.truncate(cut.unwrap_or(frame.len()));
+                frame
+            })
+            .collect()
+    })
+}
+
+#[test]
+fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
+    let cases = if std::env::var_os("HYDROMETER_FULL").is_some() { 5_000 } else { 100 };
+    let mut runner = TestRunner::new_with_rng(
+        Config::default(),
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
+    let mut exchanges = 0;
+    let mut both = Both::new();
+    for case in 0..cases {
+        if case % 100 == 0 {
+            both = Both::new();
+        }
+        let frames = conversation().new_tree(&mut runner).unwrap().current();
+        for frame in &frames {
+            both.frame("hyd_ingress", frame);
+        }
+        let (kernel, native) = both.accounts();
+        exchanges += native.exchanges.len();
+        assert_eq!(kernel, native, "case {case}: {frames:02x?}");
+    }
+    assert!(exchanges > cases, "{exchanges}");
+}
