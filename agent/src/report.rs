@@ -170,7 +170,7 @@ impl Reporter {
             let Err(error) = self.session(boot_id).await;
             let is_new = self.lost(&error);
             if is_new {
-                tracing::warn!(control_plane = %self.control_plane, error = format!("{error:#}"), "not connected");
+                tracing::warn!(control_plane = %self.control_plane, error = told(&error), "not connected");
             }
             if self.outbox.0.borrow().connects > connects {
                 delays = backoff.build();
@@ -187,7 +187,7 @@ impl Reporter {
 
     /// Notes why the stream is down; true when that is news.
     fn lost(&self, error: &anyhow::Error) -> bool {
-        let said = format!("{error:#}");
+        let said = told(error);
         let mut is_new = false;
         self.outbox.0.send_modify(|queue| {
             is_new = queue.is_connected || queue.last_error != said;
@@ -283,6 +283,16 @@ impl Reporter {
 fn said(status: Status) -> anyhow::Error {
     let message = if status.message().is_empty() { status.code().description() } else { status.message() };
     anyhow::anyhow!("the stream to the control plane broke: {message}")
+}
+
+/// An error with its causes, without those that repeat the one before: transports wrap what they
+/// print.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        said if said.ends_with(&cause) => told,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 fn say(message: Say) -> ReportRequest {
