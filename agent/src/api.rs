@@ -42,6 +42,8 @@ use crate::{
 const PIECE: usize = 128;
 /// How old the order of clients may be: what many watchers share.
 const MAX_AGE: Duration = Duration::from_millis(250);
+/// With very many clients it may be older, so that at most one part in this many of the time goes into it.
+const MAX_SHARE: u32 = 10;
 /// Streams open at once.
 const MAX_STREAMS: usize = 128;
 const DEFAULT_LIMIT: usize = 100;
@@ -85,7 +87,15 @@ pub struct Api {
 #[derive(Clone, Debug)]
 struct Order {
     read: Instant,
+    /// How long it took to find out.
+    cost: Duration,
     standings: Arc<Vec<Standing>>,
+}
+
+impl Order {
+    fn is_fresh(&self) -> bool {
+        self.read.elapsed() < MAX_AGE.max(self.cost * MAX_SHARE)
+    }
 }
 
 impl Api {
@@ -108,15 +118,17 @@ impl Api {
         })
     }
 
-    /// Where all clients stand, at most [`MAX_AGE`] ago.
+    /// Where all clients stand, a moment ago.
     async fn standings(&self) -> Result<Arc<Vec<Standing>>, Stopped> {
         let mut order = self.order.lock().await;
-        if let Some(order) = order.as_ref().filter(|order| order.read.elapsed() < MAX_AGE) {
+        if let Some(order) = order.as_ref().filter(|order| order.is_fresh()) {
             return Ok(Arc::clone(&order.standings));
         }
+        let began = Instant::now();
         let ids = self.pipeline.with(|pipeline| pipeline.client_ids()).await?;
         let standings = Arc::new(self.pieces(ids, |pipeline, ids| pipeline.standings(ids)).await?);
-        *order = Some(Order { read: Instant::now(), standings: Arc::clone(&standings) });
+        *order =
+            Some(Order { read: Instant::now(), cost: began.elapsed(), standings: Arc::clone(&standings) });
         Ok(standings)
     }
 

@@ -20,7 +20,7 @@ use crate::{
     convert,
     kernel::{Attachment, Direction, Kernel},
     pipeline::{self, Pipeline},
-    report::{Outbox, Reporter},
+    report::{self, Outbox, Reporter},
     socket::Socket,
 };
 
@@ -32,6 +32,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let started = pipeline::now();
     let (listener, socket_file) = Socket::bind(&config.socket)?.into_parts();
+    let boot_id = report::boot_id()?;
     let kernel = attach(&config)?;
 
     let report = config.control_plane.clone().map(|control_plane| (control_plane, Outbox::default()));
@@ -42,6 +43,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let reporting = report.clone().map(|(control_plane, outbox)| {
         Reporting::start(Reporter {
             control_plane,
+            boot_id,
             node: config.node.clone(),
             outbox,
             pipeline: handle.clone(),
@@ -122,7 +124,7 @@ struct Reporting {
     outbox: Outbox,
     hurry: CancellationToken,
     stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Reporting {
@@ -140,6 +142,6 @@ impl Reporting {
             tracing::warn!("anomalies were not delivered: the control plane could not be reached in time");
         }
         self.stop.cancel();
-        self.task.await.context("reporting failed")?
+        self.task.await.context("reporting failed")
     }
 }

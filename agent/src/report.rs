@@ -67,6 +67,8 @@ pub struct Reporter {
     pub control_plane: ControlPlane,
     /// Who reports.
     pub node: String,
+    /// Identifies this run, see [`boot_id`].
+    pub boot_id: String,
     /// What to send.
     pub outbox: Outbox,
     /// Whom to ask for the figures of a heartbeat.
@@ -152,13 +154,11 @@ impl Queue {
 
 impl Reporter {
     /// Keeps the stream up until `stop`. From `hurry` on, retries come at once, for what is left.
-    pub async fn run(self, hurry: CancellationToken, stop: CancellationToken) -> anyhow::Result<()> {
-        let boot_id = boot_id()?;
-        stop.run_until_cancelled(self.keep_up(&boot_id, &hurry)).await;
-        Ok(())
+    pub async fn run(self, hurry: CancellationToken, stop: CancellationToken) {
+        stop.run_until_cancelled(self.keep_up(&hurry)).await;
     }
 
-    async fn keep_up(&self, boot_id: &str, hurry: &CancellationToken) {
+    async fn keep_up(&self, hurry: &CancellationToken) {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(Duration::from_secs(5))
@@ -167,7 +167,7 @@ impl Reporter {
         let mut delays = backoff.build();
         loop {
             let connects = self.outbox.0.borrow().connects;
-            let Err(error) = self.session(boot_id).await;
+            let Err(error) = self.session().await;
             let is_new = self.lost(&error);
             if is_new {
                 tracing::warn!(control_plane = %self.control_plane, error = told(&error), "not connected");
@@ -198,12 +198,12 @@ impl Reporter {
     }
 
     /// One stream, from hello until it breaks.
-    async fn session(&self, boot_id: &str) -> anyhow::Result<Infallible> {
+    async fn session(&self) -> anyhow::Result<Infallible> {
         let channel = connect(&self.control_plane).await?;
         let (sender, outbound) = mpsc::channel(1);
         let hello = Hello {
             node: self.node.clone(),
-            boot_id: boot_id.to_owned(),
+            boot_id: self.boot_id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
         };
@@ -300,7 +300,7 @@ fn say(message: Say) -> ReportRequest {
 }
 
 /// Random, new for each run.
-fn boot_id() -> anyhow::Result<String> {
+pub fn boot_id() -> anyhow::Result<String> {
     const UUID: &str = "/proc/sys/kernel/random/uuid";
     let id =
         std::fs::read_to_string(UUID).with_context(|| format!("cannot read {UUID}; is /proc mounted?"))?;

@@ -12,7 +12,7 @@ use std::{
 use hydrometer_agent::{
     config::ControlPlane,
     pipeline::{self, Pipeline},
-    report::{Outbox, Reporter},
+    report::{self, Outbox, Reporter},
 };
 use hydrometer_control_plane::{ingest::Ingest, store::Store, writer::Writer};
 use hydrometer_engine::EngineConfig;
@@ -76,6 +76,7 @@ fn report(folder: &Path) -> (Outbox, ControlPlane) {
     let reporter = Reporter {
         control_plane: control_plane.clone(),
         node: "n".to_owned(),
+        boot_id: report::boot_id().unwrap(),
         outbox: outbox.clone(),
         pipeline: handle,
     };
