@@ -76,8 +76,13 @@ pub(crate) fn begins_unasked<P: Packet>(
     {
         return false;
     }
-    half.answers += 1;
-    half.answers > flow.asked.turn.get().wrapping_sub(flow.asked.turns_before.get()) && flow.is_answered()
+    // One more than the requests that were seen, and this one's turn has an answer already.
+    let seen = flow.asked.turn.get().wrapping_sub(flow.asked.turns_before.get());
+    if half.answers < seen || !flow.is_answered() {
+        half.answers += 1;
+        return false;
+    }
+    true
 }
 
 /// Clear text: every byte is the application's, bar an interim answer.

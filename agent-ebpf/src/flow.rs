@@ -357,7 +357,7 @@ pub(crate) struct ServerHalf {
     pub(crate) tickets: u8,
     /// The server's own encrypted Finished was seen (only followed with early data).
     pub(crate) finished: u8,
-    /// Answers begun (clear text).
+    /// Answers begun to requests that were seen (clear text).
     pub(crate) answers: u32,
 }
 

@@ -1,0 +1,234 @@
+//! `hydrometer replay` against captures of real traffic and what the servers' logs say about them.
+//! Needs no root, but the captures.
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+use hydrometer_tests::binary;
+use serde::Deserialize;
+
+/// What a server's log says about a capture.
+#[derive(Deserialize)]
+struct Truth {
+    protocol: String,
+    requests: u64,
+    records: Vec<Request>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    client: Option<String>,
+    req_total_bytes: Option<u64>,
+    resp_total_bytes: Option<u64>,
+    start: Option<f64>,
+    ttfb: Option<String>,
+    duration: Option<f64>,
+}
+
+/// One line of `--exchanges -o json`.
+#[derive(Deserialize)]
+struct Exchange {
+    start: f64,
+    client: String,
+    req_bytes: u64,
+    resp_bytes: u64,
+    ttfb_ms: Option<f64>,
+    duration_ms: f64,
+    accuracy: String,
+    ja4: Option<String>,
+}
+
+/// What the wire does not tell, per capture, and why.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Everything can be told.
+    Nothing,
+    /// Under TLS, requests sent before the answer look like one.
+    Pipelining,
+    /// Under TLS, a body sent on after an early refusal looks like another request: one too many a
+    /// connection. What the server did not read is not in its log.
+    EarlyRefusal,
+    /// The server's log leaves out bodies that it did not read.
+    Unread,
+    /// The log of the proxy has one request for a connection full of messages.
+    Messages,
+}
+
+fn known(name: &str) -> Known {
+    match name {
+        "h1_tls13_pipelining4.pcap" => Known::Pipelining,
+        "h1_tls13_auth401_splitbody.pcap" => Known::EarlyRefusal,
+        "h1_plain_auth401_splitbody.pcap" | "h1_plain_errors.pcap" | "h1_tls13_errors.pcap" => Known::Unread,
+        "ws_tls13.pcap" => Known::Messages,
+        _ => Known::Nothing,
+    }
+}
+
+fn truths() -> BTreeMap<String, Truth> {
+    let path = folder().join("truth.json");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps")
+}
+
+fn replay(name: &str) -> Vec<Exchange> {
+    let output = Command::new(binary::path("hydrometer").unwrap())
+        .arg("replay")
+        .arg(folder().join(name))
+        .args(["--service", "8080,8443,8444,8445,9443", "--exchanges", "-o", "json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Sums of one side.
+#[derive(Debug, Default, PartialEq)]
+struct Sums {
+    requests: u64,
+    request_bytes: u64,
+    answer_bytes: u64,
+}
+
+/// The log's sums per client. Where the log has no address (haproxy, Caddy), there is one client.
+fn logged(truth: &Truth) -> BTreeMap<String, Sums> {
+    let mut clients = BTreeMap::<String, Sums>::new();
+    for request in &truth.records {
+        let client = request.client.as_deref().and_then(|client| client.rsplit_once(':'));
+        let sums = clients.entry(client.map_or("10.77.0.2", |(address, _)| address).to_owned()).or_default();
+        sums.requests += 1;
+        sums.request_bytes += request.req_total_bytes.unwrap_or(0);
+        sums.answer_bytes += request.resp_total_bytes.unwrap_or(0);
+    }
+    clients
+}
+
+fn counted(exchanges: &[Exchange]) -> BTreeMap<String, Sums> {
+    let mut clients = BTreeMap::<String, Sums>::new();
+    for exchange in exchanges {
+        let sums = clients.entry(exchange.client.clone()).or_default();
+        sums.requests += 1;
+        sums.request_bytes += exchange.req_bytes;
+        sums.answer_bytes += exchange.resp_bytes;
+    }
+    clients
+}
+
+fn off(counted: u64, truth: u64) -> f64 {
+    (counted as f64 - truth as f64).abs() / truth as f64
+}
+
+#[test]
+fn clients_have_as_many_requests_and_bytes_as_the_servers_log_says() {
+    let mut captures = 0;
+    for (name, truth) in truths().iter().filter(|(_, truth)| truth.protocol != "h2") {
+        let exchanges = replay(name);
+        let (logged, counted) = (logged(truth), counted(&exchanges));
+        assert_eq!(logged.keys().collect::<Vec<_>>(), counted.keys().collect::<Vec<_>>(), "{name}");
+        captures += 1;
+        for (client, sums) in &counted {
+            let truth_sums = &logged[client];
+            let requests = match known(name) {
+                Known::Messages => truth.requests + truth.records.len() as u64,
+                _ => truth_sums.requests,
+            };
+            match known(name) {
+                Known::Pipelining => assert!(sums.requests < requests, "{name}: {sums:?}"),
+                Known::EarlyRefusal => assert!((requests..=requests + 4).contains(&sums.requests), "{name}: {sums:?}"),
+                _ => assert!(off(sums.requests, requests) <= 0.005, "{name}: {sums:?}, {requests} requests"),
+            }
+            if matches!(known(name), Known::Nothing | Known::Pipelining) && truth_sums.request_bytes > 0 {
+                let bytes = off(sums.request_bytes, truth_sums.request_bytes);
+                assert!(bytes <= 0.02, "{name}: {sums:?}, {truth_sums:?}");
+            }
+            if truth_sums.answer_bytes > 0 {
+                assert!(off(sums.answer_bytes, truth_sums.answer_bytes) <= 0.02, "{name}: {sums:?}, {truth_sums:?}");
+            }
+        }
+    }
+    assert_eq!(captures, 29);
+}
+
+#[test]
+fn multiplexed_http2_under_tls_has_its_bytes_right_and_says_that_the_rest_is_estimated() {
+    let mut captures = 0;
+    for (name, truth) in truths().iter().filter(|(_, truth)| truth.protocol == "h2") {
+        let exchanges = replay(name);
+        captures += 1;
+        assert!(exchanges.iter().all(|exchange| exchange.accuracy == "estimated"), "{name}");
+        let (logged, counted) = (logged(truth), counted(&exchanges));
+        for (client, sums) in &counted {
+            // One of the proxies logs no bytes.
+            let truth = logged[client].answer_bytes;
+            assert!(truth == 0 || off(sums.answer_bytes, truth) <= 0.02, "{name}: {sums:?}");
+        }
+    }
+    assert_eq!(captures, 6);
+}
+
+#[test]
+fn times_are_those_of_the_proxys_log() {
+    let mut captures = 0;
+    for (name, truth) in &truths() {
+        let Some(requests) = timed(truth) else { continue };
+        if truth.protocol != "http/1.1" || known(name) != Known::Nothing || name.contains("loss") || name.contains("pipelining") {
+            continue;
+        }
+        captures += 1;
+        let mut exchanges = replay(name);
+        exchanges.sort_by(|a, b| a.start.total_cmp(&b.start));
+        // By their start: what is first in the log is first on the wire.
+        let first_byte = exchanges.iter().zip(&requests).filter_map(|(exchange, (ttfb, _))| Some((exchange.ttfb_ms? - ttfb).abs()));
+        let duration = exchanges.iter().zip(&requests).map(|(exchange, (_, duration))| (exchange.duration_ms - duration).abs());
+        for (what, differences) in [("ttfb", first_byte.collect::<Vec<_>>()), ("duration", duration.collect())] {
+            let median = median(differences);
+            assert!(median <= 5.0, "{name}: the median difference of {what} is {median} ms");
+        }
+    }
+    assert!(captures >= 10, "{captures}");
+}
+
+/// Time to first byte and duration of each request in milliseconds, by start, where the log has them. nginx's clock
+/// counts milliseconds, so requests of one connection at a time can be put in order.
+fn timed(truth: &Truth) -> Option<Vec<(f64, f64)>> {
+    let mut requests = truth
+        .records
+        .iter()
+        .map(|request| {
+            let ttfb: f64 = request.ttfb.as_ref()?.parse().ok()?;
+            Some((request.start?, ttfb * 1e3, request.duration? * 1e3))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    requests.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Some(requests.into_iter().map(|(_, ttfb, duration)| (ttfb, duration)).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+fn an_exchange_has_every_field_that_readers_rely_on() {
+    let output = Command::new(binary::path("hydrometer").unwrap())
+        .arg("replay")
+        .arg(folder().join("h1_tls13_stream_c8.pcap"))
+        .args(["--service", "8443", "--exchanges", "-o", "json"])
+        .output()
+        .unwrap();
+    let first = String::from_utf8(output.stdout).unwrap();
+    let line: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+    let mut names: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
+    names.sort();
+    let mut promised = [
+        "start", "client", "port", "flow", "req_bytes", "resp_bytes", "ttfb_ms", "ttft_ms", "duration_ms", "records",
+        "record_median", "protocol", "accuracy", "ja4",
+    ];
+    promised.sort_unstable();
+    assert_eq!(names, promised);
+    assert_eq!((line["client"].as_str(), line["port"].as_u64()), (Some("10.77.0.2"), Some(8443)));
+    assert!(replay("h1_tls13_stream_c8.pcap").iter().all(|exchange| exchange.ja4.is_none()));
+}
