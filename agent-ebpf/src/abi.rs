@@ -212,7 +212,7 @@ plain! {
     FlowKey6: [u32; 10],
     ServiceKey: [u32; 5],
     ExchangeEvent: [u64; 18],
-    crate::flow::Flow: [u64; 33],
+    crate::flow::Flow: [u64; 35],
     crate::client::Client: [u64; 43],
 }
 

@@ -40,10 +40,10 @@ pub(crate) fn count<P: Packet>(packet: &P) {
     let flow_key = segment.key6();
     let client_key = ServiceKey { address: segment.client, port: segment.server_port, pad: 0 };
     // SAFETY: entries stay in place until the program returns.
-    let (flow, client) = unsafe { (FLOOR_FLOWS.get(&flow_key), FLOOR_CLIENTS.get(&client_key)) };
+    let (flow, client) = unsafe { (FLOOR_FLOWS.get(flow_key), FLOOR_CLIENTS.get(client_key)) };
     let (Some(flow), Some(client)) = (flow, client) else {
-        let _ = FLOOR_FLOWS.insert(&flow_key, &Totals::default(), BPF_NOEXIST as u64);
-        let _ = FLOOR_CLIENTS.insert(&client_key, &Totals::default(), BPF_NOEXIST as u64);
+        let _ = FLOOR_FLOWS.insert(flow_key, Totals::default(), BPF_NOEXIST as u64);
+        let _ = FLOOR_CLIENTS.insert(client_key, Totals::default(), BPF_NOEXIST as u64);
         return;
     };
     // SAFETY: the helper takes no arguments.

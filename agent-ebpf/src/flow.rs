@@ -34,13 +34,17 @@ pub struct Flow {
     pub closed: Shared32,
     /// First packet, nanoseconds.
     pub first_seen: Shared64,
+    /// Application bytes of ended requests.
+    pub request_bytes: Shared64,
+    /// Application bytes of ended answers.
+    pub answer_bytes: Shared64,
 }
 
 // SAFETY: the halves are reached only through `client_half` and `server_half`, whose callers promise
 // that one packet of a direction is handled at a time; everything else is atomic.
 unsafe impl Sync for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 264);
+const _: () = assert!(size_of::<Flow>() == 280);
 
 impl Flow {
     /// Ingress's half.

@@ -200,6 +200,8 @@ fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
     if half.turns > 0 {
         end(tables, flow, segment, ABORTED);
         flow.first_seen.set(now);
+        flow.request_bytes.set(0);
+        flow.answer_bytes.set(0);
     }
     let unreported = half.unreported;
     *half = ClientHalf {
@@ -314,6 +316,8 @@ fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, fl
         tables.count(Counter::RingFull);
         totals = (flow.asked.bytes.get(), flow.answered.bytes.get());
     }
+    flow.request_bytes.add(totals.0);
+    flow.answer_bytes.add(totals.1);
     if let Some(client) = client(tables, segment) {
         client.ended(totals.0, totals.1);
     }

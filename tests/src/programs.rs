@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
@@ -101,6 +101,12 @@ impl Programs {
         Ok((result.return_value, result.duration))
     }
 
+    /// An XDP and a TC program, to be run at the same time.
+    pub fn pair(&self, xdp: &str, tc: &str) -> Result<(Running<'_>, Running<'_>)> {
+        let program = |name: &str| self.ebpf.program(name).with_context(|| format!("no program {name}"));
+        Ok((Running(program(xdp)?), Running(program(tc)?)))
+    }
+
     /// Exchanges that have ended since the last call.
     pub fn drain(&mut self) -> Vec<ExchangeEvent> {
         let mut events = Vec::new();
@@ -131,5 +137,22 @@ impl Programs {
             }
         }
         Ok(total)
+    }
+}
+
+/// A program that others may run meanwhile.
+#[derive(Clone, Copy)]
+pub struct Running<'a>(&'a Program);
+
+impl Running<'_> {
+    /// Runs it on `frame`, `repeat` times.
+    pub fn run(&self, frame: &[u8], repeat: u32) -> Result<()> {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        match self.0 {
+            Program::Xdp(program) => program.test_run(options).map(drop),
+            Program::SchedClassifier(program) => program.test_run(options).map(drop),
+            _ => bail!("neither XDP nor TC"),
+        }
+        .with_context(|| format!("cannot run a program on {} bytes", frame.len()))
     }
 }

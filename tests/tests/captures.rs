@@ -1,5 +1,6 @@
 //! `hydrometer replay` against captures of real traffic and what the servers' logs say about them.
 //! Needs no root, but the captures.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -137,7 +138,9 @@ fn clients_have_as_many_requests_and_bytes_as_the_servers_log_says() {
             };
             match known(name) {
                 Known::Pipelining => assert!(sums.requests < requests, "{name}: {sums:?}"),
-                Known::EarlyRefusal => assert!((requests..=requests + 4).contains(&sums.requests), "{name}: {sums:?}"),
+                Known::EarlyRefusal => {
+                    assert!((requests..=requests + 4).contains(&sums.requests), "{name}: {sums:?}");
+                }
                 _ => assert!(off(sums.requests, requests) <= 0.005, "{name}: {sums:?}, {requests} requests"),
             }
             if matches!(known(name), Known::Nothing | Known::Pipelining) && truth_sums.request_bytes > 0 {
@@ -145,7 +148,10 @@ fn clients_have_as_many_requests_and_bytes_as_the_servers_log_says() {
                 assert!(bytes <= 0.02, "{name}: {sums:?}, {truth_sums:?}");
             }
             if truth_sums.answer_bytes > 0 {
-                assert!(off(sums.answer_bytes, truth_sums.answer_bytes) <= 0.02, "{name}: {sums:?}, {truth_sums:?}");
+                assert!(
+                    off(sums.answer_bytes, truth_sums.answer_bytes) <= 0.02,
+                    "{name}: {sums:?}, {truth_sums:?}"
+                );
             }
         }
     }
@@ -174,16 +180,28 @@ fn times_are_those_of_the_proxys_log() {
     let mut captures = 0;
     for (name, truth) in &truths() {
         let Some(requests) = timed(truth) else { continue };
-        if truth.protocol != "http/1.1" || known(name) != Known::Nothing || name.contains("loss") || name.contains("pipelining") {
+        if truth.protocol != "http/1.1"
+            || known(name) != Known::Nothing
+            || name.contains("loss")
+            || name.contains("pipelining")
+        {
             continue;
         }
         captures += 1;
         let mut exchanges = replay(name);
         exchanges.sort_by(|a, b| a.start.total_cmp(&b.start));
         // By their start: what is first in the log is first on the wire.
-        let first_byte = exchanges.iter().zip(&requests).filter_map(|(exchange, (ttfb, _))| Some((exchange.ttfb_ms? - ttfb).abs()));
-        let duration = exchanges.iter().zip(&requests).map(|(exchange, (_, duration))| (exchange.duration_ms - duration).abs());
-        for (what, differences) in [("ttfb", first_byte.collect::<Vec<_>>()), ("duration", duration.collect())] {
+        let first_byte = exchanges
+            .iter()
+            .zip(&requests)
+            .filter_map(|(exchange, (ttfb, _))| Some((exchange.ttfb_ms? - ttfb).abs()));
+        let duration = exchanges
+            .iter()
+            .zip(&requests)
+            .map(|(exchange, (_, duration))| (exchange.duration_ms - duration).abs());
+        for (what, differences) in
+            [("ttfb", first_byte.collect::<Vec<_>>()), ("duration", duration.collect())]
+        {
             let median = median(differences);
             assert!(median <= 5.0, "{name}: the median difference of {what} is {median} ms");
         }
@@ -224,8 +242,20 @@ fn an_exchange_has_every_field_that_readers_rely_on() {
     let mut names: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
     names.sort();
     let mut promised = [
-        "start", "client", "port", "flow", "req_bytes", "resp_bytes", "ttfb_ms", "ttft_ms", "duration_ms", "records",
-        "record_median", "protocol", "accuracy", "ja4",
+        "start",
+        "client",
+        "port",
+        "flow",
+        "req_bytes",
+        "resp_bytes",
+        "ttfb_ms",
+        "ttft_ms",
+        "duration_ms",
+        "records",
+        "record_median",
+        "protocol",
+        "accuracy",
+        "ja4",
     ];
     promised.sort_unstable();
     assert_eq!(names, promised);

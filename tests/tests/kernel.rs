@@ -1,4 +1,5 @@
 //! The kernel programs and the native library: the same packets, the same answers. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
@@ -11,7 +12,7 @@ use hydrometer_ebpf::{
 use hydrometer_engine::Service;
 use hydrometer_tests::{
     frames::{Tcp, flags, segments, tls_record},
-    programs::{Programs, product},
+    programs::{Programs, bench, product},
 };
 use proptest::{
     collection::vec,
@@ -241,6 +242,59 @@ fn tagged_and_ipv6_requests_are_followed() {
         let [exchange] = kernel.exchanges[..] else { panic!("{:?}", kernel.exchanges) };
         assert_eq!((exchange.request_bytes, exchange.answer_bytes), (27, 19));
     }
+}
+
+/// Ingress and egress of the same flows run at the same time on different cores; what each counts must be
+/// what it was given, and the exchange that comes out must hold all of it.
+#[test]
+fn both_directions_at_once_lose_and_mix_nothing() {
+    const CONTENT: u32 = 400;
+    let rounds = if std::env::var_os("HYDROMETER_FULL").is_some() { 400 } else { 20 };
+    let segments = 20_000_u32;
+    let services = [Service { address: None, port: 8443 }];
+    let mut programs = Programs::load(bench(), &services).unwrap();
+    let frame = |asks: bool, port: u16, flags: u8, payload: Vec<u8>| {
+        let client: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), port);
+        let server: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
+        let (source, destination) = if asks { (client, server) } else { (server, client) };
+        Tcp { source, destination, seq: 1000, flags, vlans: Vec::new(), payload }.frame()
+    };
+    let record = tls_record(CONTENT as usize);
+    for round in 0..rounds {
+        let port = 20_000 + round;
+        // The turn begins, so that both directions have one to add to.
+        programs
+            .xdp("ingress_next", &frame(true, port, flags::ACK, tls_record(CONTENT as usize)), 1)
+            .unwrap();
+        // What is asked goes on from there; what is answered begins.
+        let mut asked = frame(true, port, flags::ACK, record.clone());
+        asked[38..42].copy_from_slice(&(1000 + record.len() as u32).to_be_bytes());
+        let answered = frame(false, port, flags::ACK, record.clone());
+        let (ingress, egress) = programs.pair("ingress_next", "egress_next").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| ingress.run(&asked, segments).unwrap());
+            scope.spawn(|| egress.run(&answered, segments).unwrap());
+        });
+        programs.drain();
+        programs.xdp("ingress_next", &frame(true, port, flags::RST, Vec::new()), 1).unwrap();
+    }
+    let clients = programs.clients().unwrap();
+    let [(_, client)] = &clients[..] else { panic!("{} clients", clients.len()) };
+    let (rounds, segments) = (u64::from(rounds), u64::from(segments));
+    assert_eq!(client.ingress_packets.get(), rounds * (segments + 2));
+    // Egress tells the client of its packets sixteen at a time.
+    let untold = rounds * segments - client.egress_packets.get();
+    assert!(untold < rounds * 16, "{untold}");
+    // Every application byte is in some exchange: the client's first record after an answer begins another.
+    assert_eq!(client.request_bytes.get(), rounds * (segments + 1) * u64::from(CONTENT));
+    assert_eq!(client.exchanges.get(), client.requests.get());
+    assert_eq!(programs.counters().unwrap()[Counter::Desync as usize], 0);
+    // A client that asks on while its answer runs ends a turn that egress is still adding to: what egress adds
+    // between the two is in neither. Both happen within a packet's time.
+    let answered = client.answer_bytes.get();
+    let missing = rounds * segments * u64::from(CONTENT) - answered;
+    assert!(missing <= client.exchanges.get() * 4 * u64::from(CONTENT), "{missing} bytes of {answered}");
+    println!("{} exchanges, {missing} bytes of {answered} in none", client.exchanges.get());
 }
 
 /// A conversation nobody would have: segments in any order, with any flags, of any content.

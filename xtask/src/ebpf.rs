@@ -25,7 +25,7 @@ impl Toolchain {
 
 /// Lints the kernel programs for the target they run on.
 pub(crate) fn clippy() -> Command {
-    const LINT: &str = "clippy --package hydrometer-ebpf --features program --bin hydrometer-programs --release \
+    const LINT: &str = "clippy --package hydrometer-ebpf --features program --lib --bins --release \
                         --target bpfel-unknown-none --target-dir target/ebpf-clippy";
     const DENY: &str = "-- -D warnings";
     match Toolchain::of_this_machine() {

@@ -10,7 +10,7 @@ use aya::{
     Ebpf,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-        links::FdLink,
+        links::{FdLink, Link},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
@@ -157,10 +157,9 @@ impl Links {
 
     /// Lets go of the interface, unless pinned.
     pub(super) fn detach(self) -> Result<(), KernelError> {
-        use aya::programs::links::Link as _;
-        let detached = self.tc.map_or(Ok(()), aya::programs::links::Link::detach);
-        let detached = detached.and(self.xdp.map_or(Ok(()), |link| link.detach()));
-        detached.map_err(|error| KernelError::Detach {
+        let tc = self.tc.map_or(Ok(()), Link::detach);
+        // One that fails must not keep the other attached.
+        tc.and(self.xdp.map_or(Ok(()), Link::detach)).map_err(|error| KernelError::Detach {
             interface: self.interface,
             why: error::error_chain(&error),
         })

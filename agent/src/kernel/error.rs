@@ -124,11 +124,13 @@ fn explain(number: Option<i32>, text: &str) -> KernelError {
     }
 }
 
-/// Whether this process lacks what loading takes.
+/// Whether this process lacks what loading takes: two capabilities and, for the verifier to let pointers
+/// into packets be compared, a third; or the one that came before them.
 fn is_unprivileged() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| {
         use rustix::thread::CapabilitySet as Set;
-        !sets.effective.contains(Set::SYS_ADMIN) && !sets.effective.contains(Set::BPF | Set::NET_ADMIN)
+        !sets.effective.contains(Set::SYS_ADMIN)
+            && !sets.effective.contains(Set::BPF | Set::NET_ADMIN | Set::PERFMON)
     })
 }
 

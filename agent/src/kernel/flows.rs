@@ -8,6 +8,7 @@
 //! kernel's own record of it comes, which is then dropped.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     io,
     time::Duration,
@@ -49,7 +50,7 @@ enum Key {
 struct Turn {
     flow: Key,
     flow_start: u64,
-    turn: u32,
+    number: u32,
 }
 
 /// The flow maps and what the sweep remembers.
@@ -198,7 +199,7 @@ impl Flows {
                 Some(snapshot(*key, &Flow::from(words.ok()?), epoch))
             })
             .collect();
-        flows.sort_by(|a, b| b.last_seen.cmp(&a.last_seen));
+        flows.sort_by_key(|flow| Reverse(flow.last_seen));
         flows.truncate(limit);
         flows
     }
@@ -236,7 +237,7 @@ impl Reader<'_> {
         if !over {
             return;
         }
-        let turn = Turn { flow: key, flow_start: event.flow_start, turn: event.turn };
+        let turn = Turn { flow: key, flow_start: event.flow_start, number: event.turn };
         if self.handed_out.insert(turn, self.passes).is_none() {
             self.out.push(wire::exchange(&event, self.epoch));
         }
@@ -254,7 +255,7 @@ impl Turn {
             let (client, server) = (event.client, event.server);
             Key::V6(FlowKey6 { client, server, client_port, server_port, transport }.into())
         };
-        Self { flow, flow_start: event.flow_start, turn: event.turn }
+        Self { flow, flow_start: event.flow_start, number: event.turn }
     }
 }
 
@@ -291,9 +292,9 @@ fn snapshot(key: Key, flow: &Flow, epoch: Nanos) -> FlowSnapshot {
         protocol,
         first_seen: epoch + Duration::from_nanos(flow.first_seen.get()),
         last_seen: epoch + Duration::from_nanos(last_seen(flow)),
-        requests: u64::from(flow.asked.turn.get()),
-        request_bytes: event.map_or(0, |event| event.request_bytes),
-        answer_bytes: event.map_or(0, |event| event.answer_bytes),
+        requests: u64::from(flow.asked.turn.get().saturating_sub(flow.asked.turns_before.get())),
+        request_bytes: flow.request_bytes.get() + event.map_or(0, |event| event.request_bytes),
+        answer_bytes: flow.answer_bytes.get() + event.map_or(0, |event| event.answer_bytes),
         in_progress: event.is_some(),
         accuracy: wire::accuracy(protocol, derived),
     }

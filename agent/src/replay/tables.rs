@@ -172,7 +172,6 @@ unsafe impl Tables for Replay {
         self.now.get()
     }
 
-    #[expect(clippy::mut_from_ref, reason = "the trait's contract: one packet at a time")]
     fn scratch(&self, direction: Direction) -> Option<&mut Scratch> {
         // SAFETY: `packet` handles one packet at a time, and asks once for each.
         unsafe { self.scratch[direction as usize].get().as_mut() }
