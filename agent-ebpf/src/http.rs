@@ -21,6 +21,12 @@ pub(crate) fn is_request(start: [u8; 8]) -> bool {
         || begins(b"GET http", 8)
 }
 
+/// Whether this byte may begin a request line: methods are written in capitals.
+#[inline(always)]
+pub(crate) fn may_be_request(start: [u8; 1]) -> bool {
+    start[0].is_ascii_uppercase()
+}
+
 /// Whether these bytes begin the connection preface of HTTP/2 (RFC 9113 section 3.4).
 #[inline(always)]
 pub(crate) fn is_http2_preface(start: [u8; 8]) -> bool {

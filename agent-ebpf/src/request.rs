@@ -13,7 +13,9 @@ use crate::{
     http,
     packet::{Packet, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{self, APPLICATION_DATA, END_OF_EARLY_DATA, Position, Reader, Record, Walk, is_finished},
+    tls::{
+        self, APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Position, Reader, Record, Walk, is_finished,
+    },
     track::Tables,
 };
 
@@ -78,10 +80,14 @@ fn recognise<P: Packet>(packet: &P, half: &ClientHalf, segment: &Segment) -> Pro
     if Record::at_start(packet, segment).is_some() {
         return Protocol::Tls;
     }
+    let begins = half.flags & SYN_SEEN != 0;
     match start(packet, segment) {
         Some(start) if http::is_request(start) => Protocol::Http1,
         Some(start) if http::is_http2_preface(start) => Protocol::Http2,
-        _ if half.flags & SYN_SEEN != 0 => Protocol::Other,
+        // So short that only its first byte tells.
+        None if begins && packet.load(segment.payload) == Some([HANDSHAKE]) => Protocol::Tls,
+        None if begins && packet.load(segment.payload).is_some_and(http::may_be_request) => Protocol::Http1,
+        _ if begins => Protocol::Other,
         _ => Protocol::Unknown,
     }
 }
@@ -106,9 +112,7 @@ fn clear_text<P: Packet>(
         return None;
     }
     let answered = half.turns == 0 || flow.asked.turn.get() == 0 || flow.is_answered();
-    let head = (fresh || fills)
-        && protocol == Protocol::Http1
-        && start(packet, segment).is_some_and(http::is_request);
+    let head = (fresh || fills) && protocol == Protocol::Http1 && is_head(packet, segment, answered);
     // A head that fills a gap has begun its turn already when the turn begins with that gap.
     let begins = if head {
         !(fills && segment.seq == half.turn_seq)
@@ -126,6 +130,15 @@ fn clear_text<P: Packet>(
     Some(Begun { bytes: bytes as u64, mode: mode & !PIPELINE | pipelined, early: false })
 }
 
+/// Whether a segment begins with a request line. Of one too short to tell, an answer before it decides.
+#[inline(always)]
+fn is_head<P: Packet>(packet: &P, segment: &Segment, answered: bool) -> bool {
+    match start(packet, segment) {
+        Some(start) => http::is_request(start),
+        None => answered && packet.load(segment.payload).is_some_and(http::may_be_request),
+    }
+}
+
 /// Whether client bytes after an answer begin a request although no request line was seen: where there
 /// are none, or where it may be in a gap.
 #[inline(always)]
@@ -139,6 +152,8 @@ fn begins_unseen(half: &ClientHalf, protocol: Protocol, gap: bool) -> bool {
 pub(crate) struct Found {
     /// Application bytes of the open turn.
     bytes: u64,
+    /// Application bytes that went by unread before a turn that begins.
+    carried: u32,
     /// The mode from here on.
     mode: u32,
     /// The open turn is answered: the next application data begins another.
@@ -149,6 +164,7 @@ pub(crate) struct Found {
     application: bool,
     /// What became of early data.
     early: EarlyData,
+    pad: u32,
 }
 
 /// What a segment tells of TLS 1.3 early data.
@@ -232,8 +248,15 @@ fn walk<P: Packet, T: Tables>(
     };
     if let Some(uncounted) = uncounted {
         tables.count(Counter::Desync);
+        if found.mode & HANDSHAKE_DONE != 0 {
+            if found.answered && !found.begins {
+                found.begins = true;
+                found.bytes = u64::from(found.carried);
+            }
+            found.application = true;
+            found.bytes += u64::from(estimate_application_bytes(uncounted));
+        }
         found.mode |= REQUEST_DERIVED;
-        found.bytes += estimate_application_bytes(uncounted) as u64;
     }
 }
 
@@ -267,8 +290,8 @@ fn unwalked<T: Tables>(
     }
     let missed = half.stream.lose(segment.seq);
     found.miss(flow, half, missed);
-    let own = half.stream.lose(end);
-    found.bytes = if answered { 0 } else { found.bytes } + estimate_application_bytes(own) as u64;
+    let own = u64::from(estimate_application_bytes(half.stream.lose(end)));
+    found.bytes = own + if answered { u64::from(found.carried) } else { found.bytes };
 }
 
 /// The client sends no more: what still waits behind a gap belongs to the open turn.
@@ -281,10 +304,13 @@ pub(crate) fn finish(flow: &Flow, half: &mut ClientHalf) {
 }
 
 impl Found {
-    /// Bytes before this segment went by unread: they belong to the turn that is open so far.
+    /// Bytes before this segment went by unread. They belong to the open turn; once that is answered, the
+    /// server had all of it, and they belong to the next.
     #[inline(always)]
     fn miss(&mut self, flow: &Flow, half: &mut ClientHalf, missed: u32) {
-        if missed > 0 {
+        if self.answered {
+            self.carried = estimate_application_bytes(missed);
+        } else if missed > 0 {
             half.bytes += estimate_application_bytes(missed) as u64;
             flow.asked.bytes.set(half.bytes);
             flow.asked.mode.set(flow.asked.mode.get() | REQUEST_DERIVED);
@@ -374,8 +400,11 @@ impl Handshake<'_> {
     fn begin(&mut self) {
         let found = &mut *self.found;
         found.begins = true;
-        found.bytes = 0;
-        found.mode &= !(REQUEST_DERIVED | PIPELINE);
+        found.bytes = u64::from(found.carried);
+        found.mode &= !PIPELINE;
+        if found.carried == 0 {
+            found.mode &= !REQUEST_DERIVED;
+        }
         if found.mode & EARLY != 0 {
             found.early = EarlyData::Begins;
         } else if self.tls & TLS_KNOWN == 0 {

@@ -226,24 +226,33 @@ pub(crate) struct Hello {
     pub(crate) overhead: u32,
 }
 
-/// Reads the ServerHello at the begin of `segment`'s payload (RFC 8446 section 4.1.3).
+/// What most servers would say.
+const USUAL: Hello = Hello { tls13: true, overhead: OVERHEAD_13 };
+
+/// Reads the ServerHello at the begin of `segment`'s payload (RFC 8446 section 4.1.3); `None` when it
+/// begins with something else. One that is cut by the segment's end is taken for a usual one.
 #[inline(always)]
 pub(crate) fn server_hello<P: Packet>(packet: &P, segment: &Segment) -> Option<Hello> {
     const SERVER_HELLO: u8 = 2;
     const SESSION_ID_LEN: u32 = HEADER + 4 + 2 + 32;
+    const MAX_SESSION_ID: u8 = 32;
+    if segment.payload_len < SESSION_ID_LEN + 3 + MAX_SESSION_ID as u32 {
+        let [kind] = packet.load(segment.payload)?;
+        return if kind == HANDSHAKE { Some(USUAL) } else { None };
+    }
     let start: [u8; 6] = packet.load(segment.payload)?;
     if start[0] != HANDSHAKE || start[5] != SERVER_HELLO {
         return None;
     }
     let [session_id] = packet.load(segment.payload + SESSION_ID_LEN)?;
-    if session_id > 32 {
+    if session_id > MAX_SESSION_ID {
         return None;
     }
     let suite: [u8; 2] = packet.load(segment.payload + SESSION_ID_LEN + 1 + session_id as u32)?;
     Some(match suite {
         // CCM with a short tag, then the other suites of TLS 1.3.
         [0x13, 0x05] => Hello { tls13: true, overhead: 9 },
-        [0x13, _] => Hello { tls13: true, overhead: OVERHEAD_13 },
+        [0x13, _] => USUAL,
         // ChaCha20-Poly1305 (RFC 7905): no explicit nonce.
         [0xcc, _] => Hello { tls13: false, overhead: 16 },
         _ => Hello { tls13: false, overhead: 24 },

@@ -1,0 +1,239 @@
+//! The library natively: however a conversation is cut into segments, and whatever of it comes twice or late,
+//! the exchanges in it are the same. Needs no root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::net::IpAddr;
+
+use hydrometer_agent::replay::{Captured, Replay};
+use hydrometer_ebpf::abi::ExchangeEvent;
+use hydrometer_engine::Service;
+use hydrometer_tests::frames::{Tcp, flags, tls_record};
+use proptest::{collection::vec, prelude::*, sample::Index};
+
+/// One question and its answer: application bytes of their records.
+#[derive(Clone, Debug)]
+struct Turn {
+    asked: Vec<usize>,
+    answered: Vec<usize>,
+}
+
+/// When the session tickets of the server leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tickets {
+    None,
+    BeforeTheRequest,
+    AfterTheRequest,
+}
+
+/// Bytes that one side sends before the other does.
+struct Flight {
+    asks: bool,
+    bytes: Vec<u8>,
+}
+
+fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [&[kind, 3, 3][..], &length, body].concat()
+}
+
+/// A TLS 1.3 handshake (RFC 8446 section 2), up to the client's Finished.
+fn handshake() -> [Flight; 3] {
+    let mut hello = vec![2, 0, 0, 118, 3, 3];
+    hello.extend([7; 32]);
+    hello.push(32);
+    hello.extend([8; 32]);
+    hello.extend([0x13, 0x01, 0]);
+    hello.resize(122, 0);
+    let encrypted = |length: usize| record(23, &vec![0xee; length]);
+    let change = record(20, &[1]);
+    let server =
+        [record(22, &hello), change.clone(), encrypted(32), encrypted(836), encrypted(281), encrypted(53)];
+    [
+        Flight { asks: true, bytes: record(22, &[1; 517]) },
+        Flight { asks: false, bytes: server.concat() },
+        Flight { asks: true, bytes: [change, encrypted(53)].concat() },
+    ]
+}
+
+fn conversation(turns: &[Turn], tickets: Tickets) -> Vec<Flight> {
+    let records = |sizes: &[usize]| sizes.iter().flat_map(|&size| tls_record(size)).collect::<Vec<_>>();
+    let two_tickets = [tls_record(249), tls_record(249)].concat();
+    let mut flights = handshake().into_iter().collect::<Vec<_>>();
+    if tickets == Tickets::BeforeTheRequest {
+        flights.push(Flight { asks: false, bytes: two_tickets.clone() });
+    }
+    for (index, turn) in turns.iter().enumerate() {
+        flights.push(Flight { asks: true, bytes: records(&turn.asked) });
+        let mut answer = records(&turn.answered);
+        if index == 0 && tickets == Tickets::AfterTheRequest {
+            answer = [two_tickets.clone(), answer].concat();
+        }
+        flights.push(Flight { asks: false, bytes: answer });
+    }
+    flights
+}
+
+/// Sends flights as segments, and keeps what came of them.
+struct Wire {
+    replay: Replay,
+    time: u64,
+    next: [u32; 2],
+}
+
+impl Wire {
+    fn new() -> Self {
+        let replay = Replay::new(&[Service { address: None, port: 8443 }]);
+        // Numbers wrap around on the way.
+        let mut wire = Self { replay, time: 1, next: [u32::MAX - 700, u32::MAX - 900] };
+        wire.control(true, flags::SYN);
+        wire.control(false, flags::SYN | flags::ACK);
+        wire
+    }
+
+    fn control(&mut self, asks: bool, flags: u8) {
+        let seq = self.next[usize::from(asks)];
+        self.send(asks, seq, flags, &[]);
+        if flags & flags::SYN != 0 {
+            self.next[usize::from(asks)] = seq.wrapping_add(1);
+        }
+    }
+
+    fn send(&mut self, asks: bool, seq: u32, flags: u8, payload: &[u8]) {
+        let client: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), 40_000);
+        let server: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
+        let (source, destination) = if asks { (client, server) } else { (server, client) };
+        let frame =
+            Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() }.frame();
+        self.time += 1_000;
+        self.replay.captured(&Captured { time: self.time, len: frame.len() as u32, bytes: &frame });
+    }
+
+    /// Cuts `flight` at these places; returns the segments with their sequence numbers.
+    fn cut(&mut self, flight: &Flight, cuts: &[Index]) -> Vec<(u32, Vec<u8>)> {
+        let mut places: Vec<_> = cuts.iter().map(|cut| cut.index(flight.bytes.len())).collect();
+        places.extend([0, flight.bytes.len()]);
+        places.sort_unstable();
+        places.dedup();
+        let begin = self.next[usize::from(flight.asks)];
+        self.next[usize::from(flight.asks)] = begin.wrapping_add(flight.bytes.len() as u32);
+        let pieces = places
+            .windows(2)
+            .flat_map(|ends| (ends[0]..ends[1]).step_by(1448).map(|at| at..ends[1].min(at + 1448)));
+        pieces.map(|piece| (begin.wrapping_add(piece.start as u32), flight.bytes[piece].to_vec())).collect()
+    }
+
+    fn end(mut self) -> Vec<ExchangeEvent> {
+        self.control(true, flags::FIN | flags::ACK);
+        self.control(false, flags::FIN | flags::ACK);
+        self.replay.drain()
+    }
+}
+
+/// A record size that is neither control nor anything that HTTP/1 would not send.
+fn sizes(first: std::ops::Range<usize>, most: usize) -> impl Strategy<Value = Vec<usize>> {
+    (first, vec(70_usize..1400, 0..most)).prop_map(|(first, rest)| [vec![first], rest].concat())
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    // The head of an answer is longer than any ticket here, so that two equal records are tickets.
+    let turn = (sizes(100..16_000, 4), sizes(1_500..2_000, 12))
+        .prop_map(|(asked, answered)| Turn { asked, answered });
+    vec(turn, 1..5)
+}
+
+fn tickets() -> impl Strategy<Value = Tickets> {
+    prop_oneof![Just(Tickets::None), Just(Tickets::BeforeTheRequest), Just(Tickets::AfterTheRequest)]
+}
+
+fn expected(turns: &[Turn]) -> Vec<(u64, u64, u32)> {
+    let sum = |sizes: &[usize]| sizes.iter().sum::<usize>() as u64;
+    turns.iter().map(|turn| (sum(&turn.asked), sum(&turn.answered), turn.answered.len() as u32)).collect()
+}
+
+fn measured(events: &[ExchangeEvent]) -> Vec<(u64, u64, u32)> {
+    events.iter().map(|event| (event.request_bytes, event.answer_bytes, event.records)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HYDROMETER_FULL").is_some() { 20_000 } else { 400 }))]
+
+    #[test]
+    fn however_a_conversation_is_cut_its_exchanges_are_the_same(
+        turns in turns(),
+        tickets in tickets(),
+        cuts in vec(vec(any::<Index>(), 0..12), 20),
+    ) {
+        let mut wire = Wire::new();
+        for (flight, cuts) in conversation(&turns, tickets).iter().zip(cuts.iter().cycle()) {
+            for (seq, bytes) in wire.cut(flight, cuts) {
+                wire.send(flight.asks, seq, flags::ACK, &bytes);
+            }
+        }
+        let events = wire.end();
+        prop_assert_eq!(measured(&events), expected(&turns));
+        prop_assert!(events.iter().all(|event| event.flags == 0));
+    }
+
+    #[test]
+    fn what_comes_twice_changes_nothing(
+        turns in turns(),
+        tickets in tickets(),
+        cuts in vec(vec(any::<Index>(), 0..6), 20),
+        again in vec(any::<Index>(), 20),
+    ) {
+        let mut wire = Wire::new();
+        for ((flight, cuts), again) in conversation(&turns, tickets).iter().zip(cuts.iter().cycle()).zip(again.iter().cycle()) {
+            let segments = wire.cut(flight, cuts);
+            let twice = again.index(segments.len());
+            for (seq, bytes) in &segments {
+                wire.send(flight.asks, *seq, flags::ACK, bytes);
+            }
+            // A retransmission of one segment, and one of all from there on in larger pieces.
+            let (seq, bytes) = &segments[twice];
+            wire.send(flight.asks, *seq, flags::ACK, bytes);
+            let rest: Vec<u8> = segments[twice..].iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+            wire.send(flight.asks, *seq, flags::ACK, &rest[..rest.len().min(1448)]);
+        }
+        prop_assert_eq!(measured(&wire.end()), expected(&turns));
+    }
+
+    #[test]
+    fn a_request_segment_that_comes_late_costs_no_request_and_few_bytes(
+        turns in turns(),
+        cuts in vec(vec(any::<Index>(), 0..6), 20),
+        late in vec(any::<Index>(), 20),
+    ) {
+        let mut wire = Wire::new();
+        let flights = conversation(&turns, Tickets::BeforeTheRequest);
+        for (index, ((flight, cuts), late)) in flights.iter().zip(cuts.iter().cycle()).zip(late.iter().cycle()).enumerate() {
+            let mut segments = wire.cut(flight, cuts);
+            if flight.asks && index > 3 {
+                // Lost before this host, and sent again once the rest has come.
+                let lost = segments.remove(late.index(segments.len()));
+                segments.push(lost);
+            }
+            for (seq, bytes) in &segments {
+                wire.send(flight.asks, *seq, flags::ACK, bytes);
+            }
+        }
+        let (events, expected) = (measured(&wire.end()), expected(&turns));
+        prop_assert_eq!(events.len(), expected.len(), "{:?} instead of {:?}", events, expected);
+        for ((asked, answered, _), (true_asked, true_answered, _)) in events.into_iter().zip(expected) {
+            prop_assert_eq!(answered, true_answered);
+            let off = (asked as f64 - true_asked as f64).abs();
+            // Record headers that were not seen count as application data: 22 bytes each.
+            prop_assert!(off <= 22.0 * 6.0 + true_asked as f64 * 0.02, "{asked} instead of {true_asked}");
+        }
+    }
+
+    #[test]
+    fn no_frame_is_too_absurd(frames in vec(vec(any::<u8>(), 0..200), 1..40)) {
+        let replay = Replay::new(&[Service { address: None, port: 8443 }]);
+        for (time, bytes) in frames.iter().enumerate() {
+            let mut ethernet = vec![0; 12];
+            ethernet.extend([[8, 0], [0x86, 0xdd], [0x81, 0]][time % 3]);
+            ethernet.extend(bytes);
+            replay.captured(&Captured { time: time as u64, len: ethernet.len() as u32, bytes: &ethernet });
+        }
+    }
+}
