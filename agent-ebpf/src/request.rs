@@ -68,7 +68,10 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     }
     match protocol(mode) {
         Protocol::Tls => records(packet, tables, flow, half, segment, work, mode, now),
-        Protocol::Unknown => None,
+        Protocol::Unknown => {
+            half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
+            None
+        }
         known => clear_text(packet, flow, half, segment, (mode, known), now),
     }
 }
@@ -80,7 +83,8 @@ fn recognise<P: Packet>(packet: &P, half: &ClientHalf, segment: &Segment) -> Pro
     if Record::at_start(packet, segment).is_some() {
         return Protocol::Tls;
     }
-    let begins = half.flags & SYN_SEEN != 0;
+    // Behind a gap nothing can be told of the begin.
+    let begins = half.flags & SYN_SEEN != 0 && half.stream.next == segment.seq;
     match start(packet, segment) {
         Some(start) if http::is_request(start) => Protocol::Http1,
         Some(start) if http::is_http2_preface(start) => Protocol::Http2,
@@ -202,6 +206,8 @@ fn records<P: Packet, T: Tables>(
     let offset = match place {
         Place::Old => return None,
         Place::Walk(offset) => Some(offset),
+        // Which records of a handshake are which only their order tells: what is missing is waited for.
+        Place::Gap if mode & HANDSHAKE_DONE == 0 => None,
         Place::Gap | Place::Lost => Record::at_start(packet, segment).map(|record| {
             if place == Place::Lost && half.turns == 0 && record.kind == APPLICATION_DATA {
                 // Met in mid-connection.
@@ -273,7 +279,9 @@ fn unwalked<T: Tables>(
     let answered = found.answered;
     let end = segment.seq.wrapping_add(segment.payload_len);
     if found.mode & HANDSHAKE_DONE == 0 || segment.payload_len <= MAX_ALERT_SEGMENT {
-        half.stream.hold(end);
+        if !half.stream.hold(end) {
+            half.stream.lose(end);
+        }
         return;
     }
     found.application = true;
