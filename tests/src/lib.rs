@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod attached;
 pub mod binary;
 pub mod control;
 pub mod feed;
