@@ -5,11 +5,14 @@
 //! that task does between two drains of the kernel takes long; who asks for much asks in pieces.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hydrometer_engine::{ClientId, Engine, EngineConfig, EngineStats, Exchange, Nanos, anomaly::Anomaly};
+use hydrometer_engine::{
+    ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Nanos, anomaly::Anomaly,
+};
 use hydrometer_proto::v1;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
@@ -20,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     convert,
     findings::Findings,
-    kernel::{Attachment, Kernel, KernelError, KernelStatus},
+    kernel::{Attachment, ClientSnapshot, Kernel, KernelError, KernelStatus},
     report::Outbox,
 };
 
@@ -195,7 +198,10 @@ impl Pipeline {
 
     /// Everyone known, ascending.
     pub fn client_ids(&self) -> Vec<ClientId> {
-        self.engine.client_ids().collect()
+        // Of some the kernel has seen packets, but no exchange has ended.
+        let seen = self.kernel.as_ref().map(Kernel::client_ids).unwrap_or_default();
+        let all: BTreeSet<_> = self.engine.client_ids().chain(seen.iter().copied()).collect();
+        all.into_iter().collect()
     }
 
     /// Where these clients stand; those forgotten meanwhile are left out.
@@ -205,7 +211,10 @@ impl Pipeline {
     }
 
     fn standing(&self, id: &ClientId, now: Nanos) -> Option<Standing> {
-        let view = self.engine.client(id, now)?;
+        let view = match self.engine.client(id, now) {
+            Some(view) => view,
+            None => silent(&self.counters(id).ok()??),
+        };
         let minute = view.windows.iter().find(|window| window.window == Duration::from_mins(1));
         Some(Standing {
             id: *id,
@@ -243,18 +252,25 @@ impl Pipeline {
     }
 
     fn client(&mut self, id: &ClientId) -> Option<(v1::Client, Vec<Exchange>)> {
-        let mut view = self.engine.client(id, now())?;
-        let counters = match self.kernel.as_ref().map(|kernel| kernel.client(id)) {
-            Some(Ok(counters)) => counters,
-            Some(Err(error)) => {
+        let counters = match self.counters(id) {
+            Ok(counters) => counters,
+            Err(error) => {
                 self.failed(&error);
                 None
             }
-            None => None,
+        };
+        let mut view = match (self.engine.client(id, now()), &counters) {
+            (Some(view), _) => view,
+            (None, Some(counters)) => silent(counters),
+            (None, None) => return None,
         };
         let recent = std::mem::take(&mut view.recent);
         let open = self.findings.open_of(&id.to_string());
         Some((convert::client(view, counters.as_ref(), open), recent))
+    }
+
+    fn counters(&self, id: &ClientId) -> Result<Option<ClientSnapshot>, KernelError> {
+        self.kernel.as_ref().map_or(Ok(None), |kernel| kernel.client(id))
     }
 
     /// What was found so far, oldest first, and what will be.
@@ -309,6 +325,14 @@ impl Pipeline {
 pub fn now() -> Nanos {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A client of which no exchange has ended.
+fn silent(counters: &ClientSnapshot) -> ClientView {
+    ClientView {
+        last_seen: counters.last_seen,
+        ..Engine::silent_client(counters.id, counters.first_seen, now())
+    }
 }
 
 async fn ready(kernel: Option<&mut Kernel>) -> Result<(), KernelError> {

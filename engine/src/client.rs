@@ -45,21 +45,21 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(first: &Exchange) -> Self {
+    pub(crate) fn new(first_seen: Nanos) -> Self {
         Self {
             window: Window::default(),
             past: OwnPast::new(),
             lifecycle: Lifecycle::default(),
             turn: 0,
-            first_seen: first.start,
-            last_seen: first.start,
+            first_seen,
+            last_seen: first_seen,
             totals: Totals::default(),
             services: Vec::new(),
             protocols: Vec::new(),
             accuracy: Accuracy::Exact,
             ja4: Vec::new(),
             recent: VecDeque::new(),
-            next_minute: first.start.0 / MINUTE,
+            next_minute: first_seen.0 / MINUTE,
         }
     }
 
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn client_with(requests: &[(u64, usize)]) -> Client {
-        let mut client = Client::new(&Exchange { start: at(100), ..test_exchange() });
+        let mut client = Client::new(at(100));
         for (minute, count) in requests {
             for _ in 0..*count {
                 client.place(&Exchange { start: at(*minute), ..test_exchange() }, 0);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_a_view_lists_is_bounded_and_newest_first() {
-        let mut client = Client::new(&test_exchange());
+        let mut client = Client::new(test_exchange().start);
         for n in 0..200_u16 {
             client.count(&Exchange {
                 start: Nanos(u64::from(n * 7 % 200)),

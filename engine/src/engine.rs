@@ -110,7 +110,8 @@ impl Engine {
         let is_late = self.reference().is_some_and(|reference| exchange.start + RING < reference);
 
         self.turn += 1;
-        let client = self.clients.entry(exchange.client).or_insert_with(|| Box::new(Client::new(exchange)));
+        let client =
+            self.clients.entry(exchange.client).or_insert_with(|| Box::new(Client::new(exchange.start)));
         self.by_turn.remove(&client.turn);
         client.turn = self.turn;
         self.by_turn.insert(self.turn, exchange.client);
@@ -148,6 +149,11 @@ impl Engine {
     /// Everything about one client as of `now`.
     pub fn client(&self, id: &ClientId, now: Nanos) -> Option<ClientView> {
         self.clients.get(id).map(|client| client.view(*id, now))
+    }
+
+    /// A client of which no exchange has ended, as one that was seen is shown.
+    pub fn silent_client(id: ClientId, first_seen: Nanos, now: Nanos) -> ClientView {
+        Client::new(first_seen).view(id, now)
     }
 
     /// Every client known, in ascending order.

@@ -1,6 +1,10 @@
 //! The client map: exact counters, read one at a time, and how many there are.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use aya::maps::{HashMap as Map, IterableMap as _, MapData, MapError, MapFd};
 use hydrometer_ebpf::{
@@ -27,13 +31,20 @@ const PIECES: usize = 16;
 pub(super) struct Clients {
     map: Map<MapData, u64, Words>,
     pieces: Batches<u64, Words>,
-    counted: u64,
-    known: u64,
+    /// Found by the walk that is under way.
+    found: Vec<ClientId>,
+    /// Found by the last complete one.
+    known: Vec<ClientId>,
 }
 
 impl Clients {
     pub(super) fn new(map: Map<MapData, u64, Words>) -> Self {
-        Self { map, pieces: Batches::new(PIECE, 0, Client::default().into()), counted: 0, known: 0 }
+        Self {
+            map,
+            pieces: Batches::new(PIECE, 0, Client::default().into()),
+            found: Vec::new(),
+            known: Vec::new(),
+        }
     }
 
     /// One client's counters.
@@ -45,9 +56,9 @@ impl Clients {
         }
     }
 
-    /// Entries, as of the last complete walk.
-    pub(super) fn entries(&self) -> u64 {
-        self.known
+    /// Who is in the map, as of the last complete walk.
+    pub(super) fn known(&self) -> &[ClientId] {
+        &self.known
     }
 
     /// The map's descriptor.
@@ -55,17 +66,23 @@ impl Clients {
         self.map.map().fd()
     }
 
-    /// Counts on.
+    /// Walks on.
     pub(super) fn sweep(&mut self) -> io::Result<()> {
         for _ in 0..PIECES {
-            let counted = &mut self.counted;
-            if self.pieces.next(self.map.map().fd(), |_, _| *counted += 1)? == Progress::End {
-                self.known = std::mem::take(&mut self.counted);
+            let found = &mut self.found;
+            if self.pieces.next(self.map.map().fd(), |key, _| found.push(id(*key)))? == Progress::End {
+                self.known = std::mem::take(&mut self.found);
                 break;
             }
         }
         Ok(())
     }
+}
+
+/// The client with this key.
+fn id(key: u64) -> ClientId {
+    const V4: u64 = 0xffff_ffff_0000_0000;
+    if key & V4 == V4 { ClientId::V4(Ipv4Addr::from_bits(key as u32)) } else { ClientId::V6(key) }
 }
 
 /// The client map's key for a client.

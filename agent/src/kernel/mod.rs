@@ -317,6 +317,11 @@ impl Kernel {
         self.clients.get(id).map_err(|source| KernelError::Map { map: "CLIENTS", source })
     }
 
+    /// Everyone who has sent a packet, as of the last sweep, in no order.
+    pub fn client_ids(&self) -> &[ClientId] {
+        self.clients.known()
+    }
+
     /// Live flows of one client, most recent first, at most `limit`. One that began since the last
     /// sweep may be missing.
     pub fn flows(&self, id: &ClientId, limit: usize) -> Result<Vec<FlowSnapshot>, KernelError> {
