@@ -138,7 +138,7 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
             unsafe { (*counters)[counter as usize] += 1 };
         }
         if counter.is_loss() && level_enabled(Level::Debug) {
-            log_loss(self.0, counter as u32);
+            debug!(self.0, "{}", counter.name());
         }
     }
 
@@ -187,11 +187,6 @@ fn ticket_slot(port: u16) -> u32 {
 }
 
 #[inline(never)]
-fn log_loss<C: EbpfContext>(context: &C, counter: u32) {
-    debug!(context, "counted a loss, stage number {}", counter);
-}
-
-#[inline(never)]
 fn log_exchange<C: EbpfContext>(context: &C) {
-    trace!(context, "an exchange ended");
+    trace!(context, "exchange");
 }

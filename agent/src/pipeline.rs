@@ -87,6 +87,8 @@ pub struct Account {
     pub attachments: Vec<Attachment>,
     /// The engine's.
     pub engine: EngineStats,
+    /// Clients known, to the kernel side or the engine.
+    pub clients: usize,
     /// Anomalies open.
     pub open_anomalies: usize,
     /// How often the kernel could not be read.
@@ -297,6 +299,7 @@ impl Pipeline {
             kernel,
             attachments: self.kernel.as_ref().map_or_else(Vec::new, |kernel| kernel.attachments().to_vec()),
             engine: self.engine.stats(),
+            clients: self.client_ids().len(),
             open_anomalies: self.findings.open(),
             failures: self.failures,
         }

@@ -40,7 +40,7 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         losses,
         packets,
         control_plane: identity.report.as_ref().map(|(control_plane, outbox)| outbox.link(control_plane)),
-        clients: account.engine.clients as u64,
+        clients: account.clients as u64,
         open_anomalies: account.open_anomalies as u64,
         programs: programs.into_iter().map(convert::program).collect(),
         exchanges: account.engine.exchanges,

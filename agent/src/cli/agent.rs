@@ -7,13 +7,18 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
-use tracing_subscriber::filter::LevelFilter;
+use tracing::Level;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use super::{output, units};
 use crate::{
-    config::{Config, LogLevel, Settings},
+    config::{Config, Settings},
     daemon,
-    kernel::Kernel,
+    kernel::{self, Kernel},
 };
 
 /// Watch the services on this host.
@@ -33,13 +38,18 @@ pub struct AgentArgs {
 pub async fn run(args: AgentArgs, socket: Option<PathBuf>) -> anyhow::Result<()> {
     let file = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
     let config = args.settings.with_socket(socket).over(file).validate()?;
-    log_to_stderr(config.log);
+    log_to_stderr(&config);
     if args.check { check(&config) } else { daemon::run(config).await }
 }
 
-fn log_to_stderr(level: LogLevel) {
-    let level = level.level().map_or(LevelFilter::OFF, LevelFilter::from_level);
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_ansi(false).init();
+/// Each log has its own level: the daemon's, and that of the kernel programs.
+fn log_to_stderr(config: &Config) {
+    let filter = |level: Option<Level>| level.map_or(LevelFilter::OFF, LevelFilter::from_level);
+    let levels = Targets::new()
+        .with_default(filter(config.log.level()))
+        .with_target(kernel::LOG_TARGET, filter(config.kernel.log_level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(levels).init();
 }
 
 /// Says what was found; attaches nothing.

@@ -27,6 +27,9 @@ use self::{attach::Links, clients::Clients, flows::Flows, wakeup::Wakeup};
 pub use self::{error::KernelError, load::OBJECT};
 use crate::wire;
 
+/// Target of the kernel programs' log lines: their crate.
+pub const LOG_TARGET: &str = "hydrometer_programs";
+
 /// What to load.
 #[derive(Clone, Debug)]
 pub struct KernelOptions {
