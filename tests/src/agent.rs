@@ -44,15 +44,23 @@ impl Agent {
         folder: &Path,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
+        Self::start_with(namespace.command(binary::path("hydrometer")?), folder, arguments)
+    }
+
+    /// Starts one in the same way by `hydrometer`, a command that runs that program without arguments.
+    pub fn start_with<A: AsRef<str>>(
+        mut hydrometer: Command,
+        folder: &Path,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let name = format!("agent-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
         let socket = folder.join(format!("{name}.sock"));
-        let mut command = namespace.command(binary::path("hydrometer")?);
-        command.arg("agent").arg("--socket").arg(&socket);
+        hydrometer.arg("agent").arg("--socket").arg(&socket);
         for argument in arguments {
-            command.arg(argument.as_ref());
+            hydrometer.arg(argument.as_ref());
         }
-        let mut process = Process::spawn(&name, command, folder)?;
+        let mut process = Process::spawn(&name, hydrometer, folder)?;
         process.ready(Duration::from_secs(30), |agent| {
             agent.output().contains("hydrometer agent listening on").then_some(())
         })?;

@@ -1,5 +1,6 @@
 //! Two who copy the model among ordinary clients: both are found soon, nobody else is suspected, and the control plane's
 //! subscriber gets every state of every anomaly exactly once, crashes of the control plane included.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

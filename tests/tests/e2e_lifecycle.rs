@@ -1,0 +1,233 @@
+//! Agents come and go, in good order or killed, and nobody on the wire notices: no request fails, nothing stays attached
+//! that was not asked to.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use hydrometer_proto::v1::AnomalyKind;
+use hydrometer_tests::{
+    agent::{self, Agent},
+    attached, binary,
+    control::Control,
+    feed::Subscriber,
+    net::{Namespace, SERVER_INTERFACE, SERVER_V4, SERVER_V6},
+    nginx::{self, Security},
+    process::wait_for,
+    stack::Stack,
+};
+
+/// Waiting for what has to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Requests, of each kind, that show that traffic flows.
+const SOME: u64 = 20;
+
+#[test]
+fn no_request_fails_while_agents_start_stop_and_are_killed() {
+    let stack = Stack::start(Security::Plain, 1).unwrap();
+    let server = stack.network.server();
+    let start = || Agent::start(server, stack.folder(), agent::usual_arguments()).unwrap();
+    let traffic = Traffic::default();
+    traffic.flow(&stack, || {
+        traffic.goes_on();
+
+        let mut agent = start();
+        counts(&agent, &stack);
+        let socket = agent.socket().to_owned();
+        assert!(agent.process().terminate(PATIENCE).unwrap().success(), "{}", agent.process().output());
+        assert_eq!(attached(server), [""; 0], "after SIGTERM");
+        assert!(!socket.exists(), "the socket is left behind");
+        traffic.goes_on();
+
+        let mut agent = start();
+        counts(&agent, &stack);
+        agent.process().kill().unwrap();
+        // The kernel lets go of a dead process's links in its own time.
+        wait_for("nothing to be attached", PATIENCE, || Ok(attached(server).is_empty().then_some(())))
+            .unwrap();
+        traffic.goes_on();
+
+        let mut agent = start();
+        counts(&agent, &stack);
+        agent.process().terminate(PATIENCE).unwrap();
+        traffic.goes_on();
+    });
+    let done = traffic.done();
+    println!("requests without a failure, on one connection and on one each: {done:?}");
+    // The server says the same.
+    wait_for("all requests in the access log", PATIENCE, || {
+        let log = stack.nginx.accesses()?;
+        Ok((log.len() as u64 == done.iter().sum::<u64>() && log.iter().all(|access| access.status == 200))
+            .then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_check_attaches_nothing() {
+    let stack = Stack::start(Security::Plain, 1).unwrap();
+    let server = stack.network.server();
+    let mut command = server.command(binary::path("hydrometer").unwrap());
+    let output = command.args(["agent", "--check"]).args(agent::usual_arguments()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.contains("program hyd_ingress: verified") && said.contains("nothing was attached"),
+        "{said}"
+    );
+    assert_eq!(attached(server), [""; 0]);
+}
+
+/// The last request of a run is still open: only the flush at the end makes the run long enough to be found.
+#[test]
+fn the_end_takes_in_open_exchanges_and_delivers_what_they_tell() {
+    let stack = Stack::start(Security::Plain, 1).unwrap();
+    let server = stack.network.server();
+    let control = Control::start(server, stack.folder()).unwrap();
+    let report = ["--control-plane".to_owned(), control.address(), "--quiet".to_owned(), "1h".to_owned()];
+    let mut agent =
+        Agent::start(server, stack.folder(), agent::usual_arguments().into_iter().chain(report)).unwrap();
+    let subscriber = Subscriber::start(control.socket(), "").unwrap();
+    let client = IpAddr::from(stack.network.first_client().v4);
+
+    let connection = stack.network.client().run(|| {
+        let mut connection = Connection::open((SERVER_V4, nginx::PORT).into()).unwrap();
+        for n in 0..12 {
+            // A cadence is its subject.
+            thread::sleep(Duration::from_millis(400));
+            connection.ask(n * 40).unwrap();
+        }
+        connection
+    });
+    let connection = connection.unwrap();
+    wait_for("all requests but the last to be over", PATIENCE, || {
+        let counters = agent.counters(client)?;
+        Ok(((counters.requests, counters.exchanges) == (12, 11)).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(agent.anomalies().unwrap(), []);
+
+    assert!(agent.process().terminate(PATIENCE).unwrap().success(), "{}", agent.process().output());
+    drop(connection);
+    let anomaly = wait_for("the anomaly at the control plane", PATIENCE, || {
+        Ok(subscriber.received().into_iter().find_map(|message| message.anomaly))
+    })
+    .unwrap();
+    assert_eq!((anomaly.kind(), anomaly.client), (AnomalyKind::MachineCadence, client.to_string()));
+}
+
+fn attached(namespace: &Namespace) -> Vec<String> {
+    attached::programs(namespace, SERVER_INTERFACE).unwrap()
+}
+
+/// Waits until `agent` has counted requests of both kinds.
+fn counts(agent: &Agent, stack: &Stack) {
+    let client = stack.network.first_client();
+    wait_for("requests to be counted", PATIENCE, || {
+        let [kept, new] =
+            [agent.counters(IpAddr::from(client.v4))?, agent.counters(IpAddr::from(client.v6))?];
+        Ok((kept.exchanges >= SOME && new.exchanges >= SOME && new.connections >= SOME).then_some(()))
+    })
+    .unwrap();
+}
+
+/// Requests without a pause: on one connection over IPv4, and on a connection each over IPv6.
+#[derive(Default)]
+struct Traffic {
+    stop: AtomicBool,
+    done: [AtomicU64; 2],
+    failures: Mutex<Vec<String>>,
+}
+
+impl Traffic {
+    /// Lets requests flow while `test` runs; none may fail.
+    fn flow(&self, stack: &Stack, test: impl FnOnce()) {
+        thread::scope(|scope| {
+            let _stop = Stop(&self.stop);
+            for new in [false, true] {
+                scope.spawn(move || stack.network.client().run(|| self.ask_on(new)).unwrap());
+            }
+            test();
+        });
+        assert_eq!(*self.failures.lock().unwrap(), [""; 0]);
+    }
+
+    fn ask_on(&self, new: bool) {
+        let server: SocketAddr =
+            if new { (SERVER_V6, nginx::PORT).into() } else { (SERVER_V4, nginx::PORT).into() };
+        let mut connection = Connection::open(server).unwrap();
+        while !self.stop.load(Ordering::Relaxed) {
+            let asked = connection.ask(0).and_then(|()| {
+                if new {
+                    connection = Connection::open(server)?;
+                }
+                Ok(())
+            });
+            if let Err(error) = asked {
+                return self.failures.lock().unwrap().push(format!("{error} (new: {new})"));
+            }
+            self.done[usize::from(new)].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until more requests of both kinds have been answered.
+    fn goes_on(&self) {
+        let before = self.done();
+        wait_for("traffic to go on", PATIENCE, || {
+            let done = self.done();
+            Ok(done.iter().zip(before).all(|(now, before)| *now >= before + SOME).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}; {:?}", self.failures.lock().unwrap()));
+    }
+
+    fn done(&self) -> [u64; 2] {
+        self.done.each_ref().map(|done| done.load(Ordering::Relaxed))
+    }
+}
+
+/// Ends the traffic also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One connection, one request after the other. A server that is silent for three seconds has failed.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn open(server: SocketAddr) -> std::io::Result<Self> {
+        let limit = Duration::from_secs(3);
+        let stream = TcpStream::connect_timeout(&server, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Asks for the models, in a request with `padding` bytes more, and reads the whole answer.
+    fn ask(&mut self, padding: usize) -> std::io::Result<()> {
+        let request =
+            format!("GET /v1/models HTTP/1.1\r\nHost: model\r\nX-Padding: {}\r\n\r\n", "x".repeat(padding));
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.0.read_until(b'\n', &mut head)? == 0 {
+                return Err(std::io::Error::other("the server closed the connection"));
+            }
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let length = length.filter(|_| head.starts_with("http/1.1 200"));
+        let mut body = vec![0; length.ok_or_else(|| std::io::Error::other(head))?];
+        self.0.read_exact(&mut body)
+    }
+}
