@@ -29,7 +29,7 @@ pub struct EngineConfig {
 pub struct LifecycleConfig {
     /// Seconds without the behaviour before an anomaly closes.
     pub close_after_s: f64,
-    /// Least seconds between two updates of one anomaly.
+    /// Least seconds between two updates of one anomaly, unless its severity rises.
     pub update_every_s: f64,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A detector says each second at most what it sees now; this turns that into few, stable states.
 //! An anomaly opens at once, stays open through pauses shorter than `close_after_s`, and is renewed
-//! ever more rarely (the time between updates doubles) unless its severity rises.
+//! ever more rarely (the time between updates doubles), and at once when its severity rises.
 //!
 //! Invariant: a kind is open at most once a client; its id never changes and is never used again;
 //! revisions rise by one.
@@ -120,12 +120,9 @@ impl Lifecycle {
 impl Open {
     fn is_due(&self, now: Nanos, config: &LifecycleConfig) -> bool {
         let Some(newer) = &self.newer else { return false };
-        let doublings = if newer.severity > self.anomaly.severity {
-            0
-        } else {
-            (self.anomaly.revision - 1).min(MAX_DOUBLINGS)
-        };
-        now.since(self.told) >= Duration::from_secs_f64(config.update_every_s) * (1 << doublings)
+        let doublings = (self.anomaly.revision - 1).min(MAX_DOUBLINGS);
+        let pause = Duration::from_secs_f64(config.update_every_s) * (1 << doublings);
+        newer.severity > self.anomaly.severity || now.since(self.told) >= pause
     }
 
     fn renew(&mut self, now: Nanos, state: State) -> Anomaly {
@@ -185,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_become_rarer_unless_it_gets_worse() {
+    fn updates_become_rarer() {
         let mut life = Lifecycle::default();
         life.found(CLIENT, KIND, finding(0, 20, Severity::Low), at(0)).unwrap();
         let told: Vec<u64> = (1..=200)
@@ -195,9 +192,21 @@ mod tests {
             })
             .collect();
         assert_eq!(told, [10, 30, 70, 150]);
-        life.found(CLIENT, KIND, finding(0, 201, Severity::High), at(201));
-        let changes = life.advance(at(201), &config());
-        assert_eq!((changes.len(), changes[0].severity, changes[0].revision), (1, Severity::High, 6));
+    }
+
+    #[test]
+    fn a_higher_severity_is_told_at_once_and_a_lower_one_is_not() {
+        let mut life = Lifecycle::default();
+        life.found(CLIENT, KIND, finding(0, 20, Severity::Medium), at(20)).unwrap();
+        let mut told_at = |second, severity| {
+            life.found(CLIENT, KIND, finding(0, second, severity), at(second));
+            let changes = life.advance(at(second), &config());
+            changes.iter().map(|change| (change.severity, change.revision)).collect::<Vec<_>>()
+        };
+        assert_eq!(told_at(21, Severity::High), [(Severity::High, 2)]);
+        assert_eq!(told_at(22, Severity::High), []);
+        assert_eq!(told_at(23, Severity::Low), []);
+        assert_eq!(told_at(24, Severity::Critical), [(Severity::Critical, 3)]);
     }
 
     #[test]
