@@ -1,19 +1,22 @@
 //! The unix socket the agent listens on: taken over from a dead agent, never from a live one.
 //!
-//! Invariant: the socket is there, mode 0660, as long as the [`Socket`] is, and gone afterwards.
+//! Invariants: the socket is there as long as the [`Socket`] is, takes connections only once its mode is
+//! 0660, and is gone afterwards, unless another has taken its place.
 
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::UnixStream,
     },
     path::{Path, PathBuf},
 };
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixSocket};
 
+/// The owner and its group may connect.
 const MODE: u32 = 0o660;
+const BACKLOG: u32 = 1024;
 
 /// A bound socket and its file.
 #[derive(Debug)]
@@ -22,9 +25,15 @@ pub struct Socket {
     listener: UnixListener,
 }
 
-/// The file of a bound socket; dropping it removes the file.
+/// The file of a bound socket; dropping it removes the file, unless another has taken its place.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// Device and inode of a file.
+type Identity = (u64, u64);
 
 /// Why the socket could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +62,11 @@ impl Socket {
             fs::create_dir_all(folder).map_err(refused)?;
         }
         clear(path)?;
-        let listener = UnixListener::bind(path).map_err(refused)?;
-        let file = SocketFile(path.to_owned());
+        let socket = UnixSocket::new_stream().map_err(refused)?;
+        socket.bind(path).map_err(refused)?;
+        let file = SocketFile { path: path.to_owned(), identity: identity(path).map_err(refused)? };
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(refused)?;
-        Ok(Self { file, listener })
+        Ok(Self { file, listener: socket.listen(BACKLOG).map_err(refused)? })
     }
 
     /// The listener, and what keeps its file.
@@ -67,9 +77,17 @@ impl Socket {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Already gone is as good; nobody is left to tell of anything else.
-        let _ = fs::remove_file(&self.0);
+        let Self { path, identity: ours } = self;
+        if identity(path).is_ok_and(|theirs| theirs == *ours) {
+            // Already gone is as good; nobody is left to tell of anything else.
+            let _ = fs::remove_file(path);
+        }
     }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Makes sure nothing has the name.
@@ -110,6 +128,20 @@ mod tests {
         assert!(said.contains("another agent is listening") && said.contains("--socket"), "{said}");
         UnixStream::connect(&path).unwrap();
         drop(first);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_successor_outlives_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let first = Socket::bind(&path).unwrap();
+        // The first one's inode stays in use, so that the successor's is another one.
+        fs::rename(&path, folder.path().join("moved.sock")).unwrap();
+        let successor = Socket::bind(&path).unwrap();
+        drop(first);
+        UnixStream::connect(&path).unwrap();
+        drop(successor);
         assert!(!path.exists());
     }
 
