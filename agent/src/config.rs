@@ -19,6 +19,9 @@ use crate::kernel::KernelOptions;
 
 mod control_plane;
 
+/// What the kernel programs' table of services holds.
+const MAX_SERVICES: usize = 1024;
+
 pub use control_plane::{ControlPlane, ControlPlaneSettings, TlsFiles};
 
 /// What the agent runs on.
@@ -251,6 +254,12 @@ fn services(texts: &[String], problems: &mut Problems) -> Vec<Service> {
     problems.check(!texts.is_empty(), || {
         "no service is named: give --service PORT, or services in the file".to_owned()
     });
+    problems.check(texts.len() <= MAX_SERVICES, || {
+        format!(
+            "{} services are named, and {MAX_SERVICES} is the most: name a port alone to watch it on every address",
+            texts.len()
+        )
+    });
     let services: Vec<_> = texts
         .iter()
         .filter_map(|text| {
@@ -421,6 +430,17 @@ mod tests {
             assert!(said.contains(problem), "{problem}: {said}");
         }
         assert!(!said.contains('\n'));
+    }
+
+    #[test]
+    fn more_services_than_the_kernel_programs_have_room_for_are_refused_here() {
+        let with = |count| {
+            let services = (1..=count).map(|port: u16| port.to_string()).collect();
+            Settings { services, interfaces: vec!["eth0".to_owned()], ..Settings::default() }.validate()
+        };
+        assert_eq!(with(1024).unwrap().kernel.services.len(), 1024);
+        let said = with(1025).unwrap_err().to_string();
+        assert!(said.contains("1025 services are named, and 1024 is the most"), "{said}");
     }
 
     #[test]
