@@ -100,7 +100,7 @@ pub struct FeatureEvidence {
     pub feature: &'static str,
     /// Its value for this client.
     pub value: f64,
-    /// What is usual.
+    /// What is usual, or the limit.
     pub baseline: f64,
     /// Unit of both.
     pub unit: &'static str,

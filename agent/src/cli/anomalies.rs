@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::bail;
 use clap::Args;
-use hydrometer_proto::v1::{Anomaly, AnomalyKind, Severity, WatchAnomaliesRequest};
+use hydrometer_proto::v1::{Anomaly, AnomalyKind, FeatureEvidence, Severity, WatchAnomaliesRequest};
 use jiff::Timestamp;
 
 use super::{
@@ -205,27 +205,23 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
         paint.text(Tone::Dim, &anomaly.id),
     );
     for feature in anomaly.evidence.iter().flat_map(|evidence| &evidence.features) {
-        let measured = format!(
-            "    {}: {} where {} is usual, {:+.1} σ from {}",
-            feature.feature,
-            units::with_unit(feature.value, &feature.unit),
-            units::with_unit(feature.baseline, &feature.unit),
-            feature.deviation,
-            against(&feature.compared_with),
-        );
-        text.push_str(&paint.text(Tone::Plain, &measured));
+        text.push_str(&paint.text(Tone::Plain, &format!("    {}", measured(feature))));
         text.push('\n');
     }
     text
 }
 
-/// What a baseline is, in words.
-pub fn against(compared_with: &str) -> &str {
-    match compared_with {
+/// A feature beside what it was compared with. A fixed limit is not usual, and nothing deviates from it.
+fn measured(feature: &FeatureEvidence) -> String {
+    let name = &feature.feature;
+    let value = units::with_unit(feature.value, &feature.unit);
+    let baseline = units::with_unit(feature.baseline, &feature.unit);
+    let against = match feature.compared_with.as_str() {
+        "limit" => return format!("{name}: {value}, the limit is {baseline}"),
         "own" => "its own past",
         "population" => "the other clients",
         "service" => "all answers of the service",
-        "limit" => "a fixed limit",
         other => other,
-    }
+    };
+    format!("{name}: {value} where {baseline} is usual, {:+.1} σ from {against}", feature.deviation)
 }

@@ -246,7 +246,7 @@ pub struct Feature {
     pub feature: String,
     /// For this client.
     pub value: f64,
-    /// What is usual.
+    /// What is usual, or the limit.
     pub baseline: f64,
     /// Of both.
     pub unit: String,

@@ -185,7 +185,7 @@ pub fn anomalies() -> Vec<Anomaly> {
             atlas_technique_name: "Train Proxy via Replication".to_owned(),
             evidence: Some(Evidence {
                 summary: "3,000 requests at intervals of 0.200 s that vary by 2 %".to_owned(),
-                features: vec![feature("interarrival_cv", 0.02, 0.85, "1", "population", -12.5)],
+                features: vec![feature("interarrival_cv", 0.02, 0.12, "1", "limit", -5.8)],
                 series: vec![Series {
                     feature: "request_rate".to_owned(),
                     unit: "1/s".to_owned(),

@@ -95,7 +95,7 @@ impl Detector for MachineCadence {
                     spread.median,
                     cv * 100.0
                 ),
-                features: features(cv, limit, spread, pause),
+                features: features(cv, limit, spread, self.config.min_interval_s, pause),
                 series: vec![interval_series(run, spread.median)],
                 exchanges: run.len() as u64,
             },
@@ -152,7 +152,13 @@ fn score(cv: f64, limit: f64, run: usize) -> f64 {
     (regularity * length).clamp(0.0, 1.0)
 }
 
-fn features(cv: f64, limit: f64, spread: Spread, pause: Option<f64>) -> Vec<FeatureEvidence> {
+fn features(
+    cv: f64,
+    limit: f64,
+    spread: Spread,
+    min_interval_s: f64,
+    pause: Option<f64>,
+) -> Vec<FeatureEvidence> {
     let feature = |feature, value: f64, baseline, unit, deviation| FeatureEvidence {
         feature,
         value,
@@ -165,7 +171,7 @@ fn features(cv: f64, limit: f64, spread: Spread, pause: Option<f64>) -> Vec<Feat
     let mut features = vec![
         feature("interarrival_cv", cv, limit, "1", from_random),
         feature("interarrival_mad_over_median", spread.mad / spread.median, limit, "1", from_random),
-        feature("interarrival_median", spread.median, spread.median, "s", 0.0),
+        feature("interarrival_median", spread.median, min_interval_s, "s", 0.0),
     ];
     if let Some(pause) = pause {
         features.push(feature("pause_median", pause, DELIBERATE_PAUSE_S, "s", 0.0));
