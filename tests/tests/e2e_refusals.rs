@@ -65,8 +65,7 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     let mut first = Agent::start(place.network.server(), place.folder.path(), USUAL).unwrap();
     let before = place.attached();
 
-    let same_interface =
-        ["another XDP program is attached to server0", "`bpftool net show dev server0`", "stop it"];
+    let same_interface = ["server0", "agent", "stop", "choose another interface"];
     place.refuses(&[], &USUAL, &same_interface);
     let socket = first.socket().to_str().unwrap().to_owned();
     let same_socket = [USUAL.as_slice(), &["--socket", &socket]].concat();
