@@ -6,9 +6,6 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Changes whenever the meaning or the layout of anything shared changes.
-pub const LAYOUT: u32 = 1;
-
 /// An address as the wire has it: four words in network order; IPv4 as `::ffff:a.b.c.d`.
 pub type Address = [u32; 4];
 
@@ -212,7 +209,7 @@ plain! {
     FlowKey6: [u32; 10],
     ServiceKey: [u32; 5],
     ExchangeEvent: [u64; 18],
-    crate::flow::Flow: [u64; 35],
+    crate::flow::Flow: [u64; 37],
     crate::client::Client: [u64; 43],
 }
 

@@ -308,7 +308,7 @@ impl<T: Tables> Answer<'_, T> {
     fn ticket(&mut self, len: u32, tickets: u8) {
         if self.tls13 && TICKET_LEN.contains(&len) {
             *self.ticket_len = len as u16;
-            *self.tickets += tickets;
+            *self.tickets = self.tickets.saturating_add(tickets);
             self.tables.learn_ticket_len(self.port, len);
         }
     }

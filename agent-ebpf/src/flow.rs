@@ -13,7 +13,7 @@ use crate::{
     abi::{ABORTED, Address, DERIVED, ExchangeEvent, PIPELINED, Protocol, SIZE_CLASSES},
     cell::{Shared32, Shared64},
     client::size_class,
-    packet::Segment,
+    packet::{Segment, UDP},
     stream::Stream,
     tls::OVERHEAD_13,
 };
@@ -44,7 +44,7 @@ pub struct Flow {
 // that one packet of a direction is handled at a time; everything else is atomic.
 unsafe impl Sync for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 280);
+const _: () = assert!(size_of::<Flow>() == 296);
 
 impl Flow {
     /// Ingress's half.
@@ -112,6 +112,19 @@ impl Flow {
         if turn == 0 || self.ended.get() == turn || self.ended.swap(turn) == turn { None } else { Some(turn) }
     }
 
+    /// Application bytes of turn `turn`: asked, answered.
+    #[inline(always)]
+    pub(crate) fn totals(&self, turn: u32) -> (u64, u64) {
+        let (asked, answered) = (&self.asked, &self.answered);
+        if answered.turn.get() != turn {
+            return (asked.bytes.get(), 0);
+        }
+        // A lone record that looked as if it might be a session ticket was the whole answer.
+        let pending = answered.pending.get().saturating_sub(OVERHEAD_13) as u64;
+        let shared = answered.shared.get() != 0;
+        (if shared { 0 } else { asked.bytes.get() }, answered.bytes.get() + pending)
+    }
+
     /// Turn `turn` as an exchange, as far as it has come; addresses are left to the caller.
     #[inline(always)]
     pub fn describe(&self, turn: u32, flags: u8, event: &mut ExchangeEvent) {
@@ -123,7 +136,7 @@ impl Flow {
         event.turn = turn;
         event.start = asked.start.get();
         event.request_end = asked.end.get();
-        event.request_bytes = asked.bytes.get();
+        (event.request_bytes, event.answer_bytes) = self.totals(turn);
         let derived = if modes & (REQUEST_DERIVED | ANSWER_DERIVED) != 0 { DERIVED } else { 0 };
         let pipelined = if modes & PIPELINE != 0 { PIPELINED } else { 0 };
         event.flags = flags | derived | pipelined;
@@ -131,7 +144,7 @@ impl Flow {
             self.describe_answer(event);
         } else {
             event.flags |= ABORTED;
-            (event.records, event.first, event.second, event.last, event.answer_bytes) = (0, 0, 0, 0, 0);
+            (event.records, event.first, event.second, event.last) = (0, 0, 0, 0);
             event.classes = [0; SIZE_CLASSES];
         }
     }
@@ -143,22 +156,17 @@ impl Flow {
         event.first = answered.first.get();
         event.second = answered.second.get();
         event.last = answered.last.get();
-        event.answer_bytes = answered.bytes.get();
         for (word, bytes) in answered.classes.iter().zip(event.classes.as_chunks_mut().0) {
             *bytes = word.get().to_le_bytes();
         }
         if answered.shared.get() != 0 {
-            event.request_bytes = 0;
             event.flags |= PIPELINED;
         }
         if answered.derived.get() != 0 {
             event.flags |= DERIVED;
         }
-        let pending = answered.pending.get();
-        if pending != 0 {
-            // A lone record that looked as if it might be a session ticket was the whole answer.
+        if answered.pending.get() != 0 {
             event.records += 1;
-            event.answer_bytes += pending.saturating_sub(OVERHEAD_13) as u64;
             (event.first, event.last) = (answered.pending_at.get(), answered.pending_at.get());
         }
         if event.records == 0 {
@@ -226,6 +234,9 @@ pub struct Answered {
     pub classes: [Shared64; SIZE_CLASSES / 8],
     /// What the ServerHello said: 0 before it, else [`TLS_KNOWN`], [`TLS_13`], and the overhead in the low byte.
     pub tls: Shared32,
+    /// The client's number in the newest SYN that the server accepted.
+    pub accepted: Shared32,
+    pad: Shared32,
     /// Non-zero when an earlier answer to this turn has been handed out with the request's bytes.
     pub shared: Shared32,
 }
@@ -313,10 +324,11 @@ impl Unreported {
         self.bytes += segment.ip_bytes;
     }
 
-    /// Whether it is time to tell.
+    /// Whether it is time to tell. It always is once the client sends no more, since any packet may be the
+    /// last, and over UDP, where nothing says when a flow ends.
     #[inline(always)]
-    pub(crate) fn is_due(self) -> bool {
-        self.packets >= REPORT_EVERY
+    pub(crate) fn is_due(self, segment: &Segment, mode: u32) -> bool {
+        self.packets >= REPORT_EVERY || segment.transport == UDP || mode & CLIENT_DONE != 0
     }
 }
 
@@ -330,6 +342,8 @@ pub(crate) struct ClientHalf {
     pub(crate) unreported: Unreported,
     /// Application bytes of the open turn.
     pub(crate) bytes: u64,
+    /// When the client said that it sends no more, nanoseconds.
+    pub(crate) done_at: u64,
     /// Turns begun.
     pub(crate) turns: u32,
     /// Sequence number at which the open turn began (clear text).
@@ -337,7 +351,9 @@ pub(crate) struct ClientHalf {
     pub(crate) flags: u8,
     /// Encrypted handshake records skipped so far.
     pub(crate) skipped: u8,
-    pub(crate) pad: [u8; 6],
+    pub(crate) pad: [u8; 2],
+    /// Sequence number of a SYN on a connection that is in use; the server has the last word on it.
+    pub(crate) doubtful_syn: u32,
 }
 
 /// In [`ClientHalf::flags`]: the client has sent data on this connection.
@@ -346,6 +362,8 @@ pub(crate) const SENT: u8 = 1;
 pub(crate) const EARLY_ENDED: u8 = 2;
 /// In [`ClientHalf::flags`]: the SYN was seen.
 pub(crate) const SYN_SEEN: u8 = 4;
+/// In [`ClientHalf::flags`]: there is a [`ClientHalf::doubtful_syn`].
+pub(crate) const SYN_DOUBTFUL: u8 = 8;
 
 /// Egress's own state.
 #[repr(C)]

@@ -62,6 +62,8 @@ pub struct Segment {
     pub flags: u8,
     /// TCP sequence number; 0 for UDP.
     pub seq: u32,
+    /// TCP acknowledgement number; 0 for UDP.
+    pub ack: u32,
     /// Where the payload begins in the frame.
     pub payload: u32,
     /// Bytes of payload.
@@ -277,13 +279,14 @@ fn transport<P: Packet>(
     if !watched(server_port) {
         return Err(None);
     }
-    let (flags, seq, header_len) = match network.protocol {
+    let (flags, seq, ack, header_len) = match network.protocol {
         TCP => {
             let header: [u8; 14] = packet.load(network.transport).ok_or(Some(Counter::FrameTruncated))?;
             let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            (header[13], seq, (header[12] >> 4) as u32 * 4)
+            let ack = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+            (header[13], seq, ack, (header[12] >> 4) as u32 * 4)
         }
-        _ => (0, 0, 8),
+        _ => (0, 0, 0, 8),
     };
     let payload = network.transport + header_len;
     if payload > network.end || (network.protocol == TCP && header_len < 20) {
@@ -298,6 +301,7 @@ fn transport<P: Packet>(
         transport: network.protocol,
         flags,
         seq,
+        ack,
         payload,
         payload_len: network.end - payload,
         ip_bytes: network.bytes,

@@ -37,6 +37,10 @@ const LOST: u8 = 2;
 /// Segments that may wait behind a gap for its retransmission before the gap is given up.
 const MAX_HELD: u8 = 64;
 
+/// Farther than this from what was seen, a sequence number is not one that the connection has come to:
+/// windows of a few hundred KiB are usual.
+const MAX_WINDOW: u32 = 1 << 20;
+
 /// Where a segment lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -74,6 +78,12 @@ impl Stream {
     #[inline(always)]
     pub(crate) fn is_fresh(&self, seq: u32) -> bool {
         self.state == UNSTARTED || after(seq, self.high) >= 0
+    }
+
+    /// Whether a segment from `seq` can be of this connection: a reset that is not is somebody else's.
+    #[inline(always)]
+    pub(crate) fn is_near(&self, seq: u32) -> bool {
+        self.state == UNSTARTED || after(seq, self.high).unsigned_abs() <= MAX_WINDOW
     }
 
     /// Places `len` bytes (not 0) from `seq`, for a walk of records.

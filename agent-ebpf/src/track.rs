@@ -9,7 +9,7 @@ use crate::{
     abi::{ABORTED, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey, client_key},
     answer,
     client::Client,
-    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_SEEN, Unreported},
+    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported},
     packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
     request::{self, Work},
 };
@@ -85,19 +85,19 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     work.found.begins = false;
     if segment.has(SYN) {
         connect(tables, flow, half, segment, now);
+    } else if half.flags & SYN_DOUBTFUL != 0 && flow.answered.accepted.get() == half.doubtful_syn {
+        restart(tables, flow, half, segment, half.doubtful_syn, now);
     }
     if segment.payload_len > 0 {
         send(packet, tables, flow, half, segment, work, now);
     }
     if segment.has(FIN | RST) {
-        request::finish(flow, half);
-        flow.asked.mode.set(flow.asked.mode.get() | CLIENT_DONE);
-        if segment.has(RST) {
-            end(tables, flow, segment, ABORTED);
-            flow.closed.set(1);
-        }
+        finish(tables, flow, half, segment, now);
     }
-    if half.unreported.is_due() || work.found.begins || segment.has(SYN | FIN | RST) {
+    if half.unreported.is_due(segment, flow.asked.mode.get())
+        || work.found.begins
+        || segment.has(SYN | FIN | RST)
+    {
         report(tables, segment, &mut half.unreported, Direction::Ingress, now);
     }
 }
@@ -119,6 +119,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     }
     if segment.has(SYN) {
         half.stream.start(segment.seq.wrapping_add(1));
+        flow.answered.accepted.set(segment.ack.wrapping_sub(1));
     }
     if segment.payload_len > 0 && segment.transport != UDP {
         if answer::begins_unasked(packet, flow, half, segment) {
@@ -129,7 +130,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     if segment.has(FIN | RST) {
         close(tables, flow, segment);
     }
-    if half.unreported.is_due() || segment.has(FIN | RST) {
+    if half.unreported.is_due(segment, flow.asked.mode.get()) || segment.has(FIN | RST) {
         report(tables, segment, &mut half.unreported, Direction::Egress, tables.now());
     }
 }
@@ -184,7 +185,8 @@ fn insert<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
     flow
 }
 
-/// A SYN: counts it and begins the connection (anew, when the ports are used again).
+/// A SYN: counts it and begins the connection. On one that is in use, anybody may have sent it: it waits
+/// for the server's word.
 #[inline(always)]
 fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &Segment, now: u64) {
     if segment.has(ACK) {
@@ -197,26 +199,52 @@ fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
     if half.flags & SYN_SEEN != 0 && half.syn == segment.seq {
         return;
     }
+    if half.flags & SENT != 0 && flow.closed.get() == 0 {
+        half.flags |= SYN_DOUBTFUL;
+        half.doubtful_syn = segment.seq;
+    } else {
+        restart(tables, flow, half, segment, segment.seq, now);
+    }
+}
+
+/// The connection begins (anew, when the ports are used again) with this SYN.
+#[inline(always)]
+fn restart<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &Segment, syn: u32, now: u64) {
     if half.turns > 0 {
-        end(tables, flow, segment, ABORTED);
+        end(tables, flow, segment, 0);
         flow.first_seen.set(now);
         flow.request_bytes.set(0);
         flow.answer_bytes.set(0);
     }
     let unreported = half.unreported;
-    *half = ClientHalf {
-        unreported,
-        syn: segment.seq,
-        flags: SYN_SEEN,
-        turns: half.turns,
-        ..ClientHalf::default()
-    };
-    half.stream.start(segment.seq.wrapping_add(1));
+    *half = ClientHalf { unreported, syn, flags: SYN_SEEN, turns: half.turns, ..ClientHalf::default() };
+    half.stream.start(syn.wrapping_add(1));
     flow.closed.set(0);
     flow.asked.turn.set(0);
     flow.asked.mode.set(0);
     flow.asked.turns_before.set(half.turns);
     flow.asked.connection.set(flow.asked.connection.get().wrapping_add(1));
+}
+
+/// The client sends no more, or cuts the connection.
+#[inline(always)]
+fn finish<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &Segment, now: u64) {
+    let reset = segment.has(RST);
+    if reset && !half.stream.is_near(segment.seq) {
+        return;
+    }
+    request::finish(flow, half);
+    let mode = flow.asked.mode.get();
+    if mode & CLIENT_DONE == 0 {
+        half.done_at = now;
+        flow.asked.mode.set(mode | CLIENT_DONE);
+    }
+    if reset {
+        // After an orderly end the server's last words, an alert, draw a reset, too.
+        let cut = !flow.is_answered() || mode & CLIENT_DONE == 0 || flow.answered.last.get() > half.done_at;
+        end(tables, flow, segment, if cut { ABORTED } else { 0 });
+        flow.closed.set(1);
+    }
 }
 
 /// Data from the client.
@@ -233,6 +261,7 @@ fn send<P: Packet, T: Tables>(
     if half.flags & SENT == 0 {
         half.flags |= SENT;
         if let Some(client) = client(tables, segment) {
+            client.seen(now);
             client.connections.add(1);
         }
     }
@@ -303,18 +332,16 @@ fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
 /// An exchange is over: the client's counters, and a record for userspace.
 #[inline(always)]
 fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, flags: u8) {
-    let mut totals = (0, 0);
+    let totals = flow.totals(turn);
     let emitted = tables.emit(|event| {
         event.client = segment.client;
         event.server = segment.server;
         event.client_port = u16::from_be(segment.client_port);
         event.server_port = u16::from_be(segment.server_port);
         flow.describe(turn, flags, event);
-        totals = (event.request_bytes, event.answer_bytes);
     });
     if !emitted {
         tables.count(Counter::RingFull);
-        totals = (flow.asked.bytes.get(), flow.answered.bytes.get());
     }
     flow.request_bytes.add(totals.0);
     flow.answer_bytes.add(totals.1);

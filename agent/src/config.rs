@@ -70,7 +70,7 @@ pub struct Settings {
     /// Size of the ring buffer that carries finished exchanges [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     ring_bytes: Option<u32>,
-    /// After this long without a byte an answered exchange is over [default: 10s]
+    /// After this long without a byte an answered exchange is over [default: 1m]
     #[arg(long, value_name = "SPAN")]
     quiet: Option<String>,
     /// Leave the programs attached when the agent ends
@@ -188,7 +188,7 @@ impl Settings {
             log_level: self.kernel_log.unwrap_or(LogLevel::Off).level(),
             pin: self.pin.unwrap_or(false),
         };
-        let quiet = span("quiet", self.quiet.as_deref().unwrap_or("10s"), &mut problems);
+        let quiet = span("quiet", self.quiet.as_deref().unwrap_or("1m"), &mut problems);
         let control_plane = self.control_plane.validate(&mut problems);
         if let Err(error) = self.engine.validate() {
             problems.add(format!("engine: {error}"));

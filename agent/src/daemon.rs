@@ -78,6 +78,7 @@ fn attach(config: &Config) -> anyhow::Result<Kernel> {
         let attachments = kernel.attach(interface)?;
         output::print(&format!("{interface}: {}\n", describe(&attachments)))?;
     }
+    kernel.pin()?;
     Ok(kernel)
 }
 

@@ -31,6 +31,9 @@ struct Flight {
     bytes: Vec<u8>,
 }
 
+/// Where an acknowledgement number is in a frame without VLAN tags, IP options or IPv6.
+const ACK: std::ops::Range<usize> = 42..46;
+
 fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u16).to_be_bytes();
     [&[kind, 3, 3][..], &length, body].concat()
@@ -78,16 +81,22 @@ struct Wire {
     replay: Replay,
     time: u64,
     next: [u32; 2],
+    /// Frames and IP bytes to the client, from the client.
+    sent: [(u64, u64); 2],
 }
 
 impl Wire {
     fn new() -> Self {
         let replay = Replay::new(&[Service { address: None, port: 8443 }]);
         // Numbers wrap around on the way.
-        let mut wire = Self { replay, time: 1, next: [u32::MAX - 700, u32::MAX - 900] };
-        wire.control(true, flags::SYN);
-        wire.control(false, flags::SYN | flags::ACK);
+        let mut wire = Self { replay, time: 1, next: [u32::MAX - 700, u32::MAX - 900], sent: [(0, 0); 2] };
+        wire.connect();
         wire
+    }
+
+    fn connect(&mut self) {
+        self.control(true, flags::SYN);
+        self.control(false, flags::SYN | flags::ACK);
     }
 
     fn control(&mut self, asks: bool, flags: u8) {
@@ -102,8 +111,12 @@ impl Wire {
         let client: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), 40_000);
         let server: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
         let (source, destination) = if asks { (client, server) } else { (server, client) };
-        let frame =
+        let mut frame =
             Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() }.frame();
+        // What the other side has sent so far.
+        frame[ACK].copy_from_slice(&self.next[usize::from(!asks)].to_be_bytes());
+        let sent = &mut self.sent[usize::from(asks)];
+        *sent = (sent.0 + 1, sent.1 + frame.len() as u64 - 14);
         self.time += 1_000;
         self.replay.captured(&Captured { time: self.time, len: frame.len() as u32, bytes: &frame });
     }
@@ -122,9 +135,25 @@ impl Wire {
         pieces.map(|piece| (begin.wrapping_add(piece.start as u32), flight.bytes[piece].to_vec())).collect()
     }
 
+    fn play(&mut self, turns: &[Turn]) {
+        for flight in conversation(turns, Tickets::BeforeTheRequest) {
+            for (seq, bytes) in self.cut(&flight, &[]) {
+                self.send(flight.asks, seq, flags::ACK, &bytes);
+            }
+        }
+    }
+
+    /// Both sides close, in order.
+    fn close(&mut self) {
+        for asks in [true, false] {
+            self.control(asks, flags::FIN | flags::ACK);
+            self.next[usize::from(asks)] = self.next[usize::from(asks)].wrapping_add(1);
+            self.control(!asks, flags::ACK);
+        }
+    }
+
     fn end(mut self) -> Vec<ExchangeEvent> {
-        self.control(true, flags::FIN | flags::ACK);
-        self.control(false, flags::FIN | flags::ACK);
+        self.close();
         self.replay.drain()
     }
 }
@@ -152,6 +181,77 @@ fn expected(turns: &[Turn]) -> Vec<(u64, u64, u32)> {
 
 fn measured(events: &[ExchangeEvent]) -> Vec<(u64, u64, u32)> {
     events.iter().map(|event| (event.request_bytes, event.answer_bytes, event.records)).collect()
+}
+
+fn a_few_turns() -> Vec<Turn> {
+    (1..6).map(|n| Turn { asked: vec![300 * n], answered: vec![1_500, 240, 240, 240 + n] }).collect()
+}
+
+#[test]
+fn a_forged_begin_or_reset_changes_nothing() {
+    for forged in [flags::SYN, flags::RST] {
+        let mut wire = Wire::new();
+        let turns = a_few_turns();
+        for (index, flight) in conversation(&turns, Tickets::BeforeTheRequest).into_iter().enumerate() {
+            for (seq, bytes) in wire.cut(&flight, &[]) {
+                wire.send(flight.asks, seq, flags::ACK, &bytes);
+            }
+            // Somebody who sees neither side's numbers guesses one.
+            let guess = wire.next[1].wrapping_add(0x4000_0000 + index as u32);
+            wire.send(true, guess, forged, &[]);
+        }
+        let events = wire.end();
+        assert_eq!(measured(&events), expected(&turns));
+        assert!(events.iter().all(|event| event.flags == 0), "{events:?}");
+    }
+}
+
+#[test]
+fn ports_that_are_used_again_begin_a_new_connection() {
+    // Closed in order, and not: the host forgot the connection, and the server agrees to another.
+    for closes in [true, false] {
+        let mut wire = Wire::new();
+        let turns = a_few_turns();
+        for _ in 0..3 {
+            wire.play(&turns);
+            if closes {
+                wire.close();
+            }
+            wire.next = [wire.next[0].wrapping_add(99_999_999), wire.next[1].wrapping_add(77_777_777)];
+            wire.connect();
+        }
+        let three_times = [expected(&turns), expected(&turns), expected(&turns)].concat();
+        assert_eq!(measured(&wire.end()), three_times, "closes: {closes}");
+    }
+}
+
+#[test]
+fn a_reset_after_an_orderly_end_aborts_nothing() {
+    let mut wire = Wire::new();
+    let turns = a_few_turns();
+    wire.play(&turns);
+    wire.control(true, flags::FIN | flags::ACK);
+    // The server's closing alert finds nobody.
+    let alert = Flight { asks: false, bytes: tls_record(2) };
+    for (seq, bytes) in wire.cut(&alert, &[]) {
+        wire.send(false, seq, flags::ACK, &bytes);
+    }
+    wire.next[1] = wire.next[1].wrapping_add(1);
+    wire.control(true, flags::RST);
+    let events = wire.replay.drain();
+    assert_eq!(measured(&events), expected(&turns));
+    assert!(events.iter().all(|event| event.flags == 0), "{events:?}");
+}
+
+#[test]
+fn every_packet_of_a_closed_connection_is_in_its_clients_counters() {
+    let mut wire = Wire::new();
+    wire.play(&a_few_turns());
+    wire.close();
+    let client = wire.replay.client("10.0.0.9".parse().unwrap()).unwrap();
+    let [to, from] = wire.sent;
+    assert_eq!((client.ingress_packets.get(), client.ingress_bytes.get()), from);
+    assert_eq!((client.egress_packets.get(), client.egress_bytes.get()), to);
 }
 
 proptest! {

@@ -4,56 +4,81 @@
 //! links end with it, however it ends. (A clsact filter, on kernels before 6.6, is no link: it is removed
 //! on the way out, and a leftover of a killed agent is replaced by the next one.)
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{fs::MetadataExt as _, net::UnixDatagram},
+    },
+    path::PathBuf,
+};
 
 use aya::{
     Ebpf,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-        links::{FdLink, Link},
+        links::{FdLink, Link, LinkError, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
 };
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketType, netdevice::name_to_index, socket},
+};
 
 use super::{AttachMode, Attachment, Direction, KernelError, error, load};
 
 /// Where links are pinned.
 const PINS: &str = "/sys/fs/bpf/hydrometer";
+/// Last parts of the pins' names.
+const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
+/// Before filters of others, which may send the packet elsewhere.
+const FIRST_PRIORITY: u16 = 1;
 
 /// The two links of one interface.
 #[derive(Debug)]
 pub(super) struct Links {
     interface: String,
-    // `None` once pinned: the pins hold them.
     xdp: Option<XdpLink>,
     tc: Option<SchedClassifierLink>,
+    pinned: Vec<PinnedLink>,
+    /// Held while the interface is ours.
+    _claim: UnixDatagram,
 }
 
 /// Attaches both programs to `interface`.
-pub(super) fn attach(
-    ebpf: &mut Ebpf,
-    interface: &str,
-    pin: bool,
-) -> Result<(Links, [Attachment; 2]), KernelError> {
-    if rustix::net::netdevice::name_to_index(rustix_socket()?, interface).is_err() {
+pub(super) fn attach(ebpf: &mut Ebpf, interface: &str) -> Result<(Links, [Attachment; 2]), KernelError> {
+    let probe = socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .map_err(|error| KernelError::Wait(error.into()))?;
+    if name_to_index(&probe, interface).is_err() {
         return Err(KernelError::NoInterface(interface.to_owned()));
     }
-    unpin(interface);
+    let claim = claim(interface)?;
+    // Nobody holds the interface: what is pinned for it an earlier agent has left.
+    for direction in DIRECTIONS {
+        // Nothing pinned is the usual case.
+        let _ = fs::remove_file(pin_path(interface, direction));
+    }
     let (xdp, ingress) = attach_ingress(ebpf, interface)?;
     let (tc, egress) = attach_egress(ebpf, interface)?;
-    let mut links = Links { interface: interface.to_owned(), xdp: Some(xdp), tc: Some(tc) };
-    if pin {
-        links.pin()?;
-    }
     let attachment = |direction, mode| Attachment { interface: interface.to_owned(), direction, mode };
-    Ok((links, [attachment(Direction::Ingress, ingress), attachment(Direction::Egress, egress)]))
+    let attachments = [attachment(Direction::Ingress, ingress), attachment(Direction::Egress, egress)];
+    let interface = interface.to_owned();
+    Ok((Links { interface, xdp: Some(xdp), tc: Some(tc), pinned: Vec::new(), _claim: claim }, attachments))
 }
 
-fn rustix_socket() -> Result<rustix::fd::OwnedFd, KernelError> {
-    use rustix::net::{AddressFamily, SocketType, socket};
-    socket(AddressFamily::INET, SocketType::DGRAM, None).map_err(|error| KernelError::Wait(error.into()))
+/// Takes `interface` for this process: an abstract socket is the network namespace's own, and gone with
+/// the process.
+fn claim(interface: &str) -> Result<UnixDatagram, KernelError> {
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("hydrometer/{interface}"));
+    match name.and_then(|name| UnixDatagram::bind_addr(&name)) {
+        Ok(claim) => Ok(claim),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(KernelError::Watched(interface.to_owned()))
+        }
+        Err(error) => Err(KernelError::Wait(error)),
+    }
 }
 
 /// XDP in the best mode that the driver takes.
@@ -65,16 +90,7 @@ fn attach_ingress(ebpf: &mut Ebpf, interface: &str) -> Result<(XdpLink, AttachMo
     ];
     let mut reasons = Vec::new();
     for (name, mode, got) in ways {
-        // A kernel that cannot load the program for packets in pieces may load the other one.
-        let program = match load::xdp(ebpf, name) {
-            Ok(program) => program,
-            Err(error @ KernelError::NotPermitted(_)) => return Err(error),
-            Err(error) => {
-                reasons.push(error.to_string());
-                continue;
-            }
-        };
-        match attach_xdp(program, interface, mode) {
+        match attach_xdp(load::xdp(ebpf, name)?, interface, mode) {
             Ok(link) => return Ok((link, got)),
             Err(error) => {
                 if let Some(error) = hopeless(&error, interface) {
@@ -117,7 +133,8 @@ fn attach_egress(ebpf: &mut Ebpf, interface: &str) -> Result<(SchedClassifierLin
     // The qdisc may be there already; a filter of that name is a killed agent's.
     let _ = tc::qdisc_add_clsact(interface);
     let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, load::EGRESS);
-    match attach_tc(program, interface, TcAttachOptions::Netlink(NlOptions::default())) {
+    let filter = NlOptions { priority: FIRST_PRIORITY, ..NlOptions::default() };
+    match attach_tc(program, interface, TcAttachOptions::Netlink(filter)) {
         Ok(link) => Ok((link, AttachMode::Clsact)),
         Err(error) => Err(hopeless(&error, interface).unwrap_or_else(|| KernelError::Attach {
             program: load::EGRESS,
@@ -138,19 +155,30 @@ fn attach_tc(
 
 impl Links {
     /// Pins both links, so that they outlive this process.
-    fn pin(&mut self) -> Result<(), KernelError> {
-        let path = PathBuf::from(PINS);
-        let failed = |why: String| KernelError::Pin { path: PathBuf::from(PINS), why };
-        fs::create_dir_all(&path).map_err(|error| failed(error.to_string()))?;
+    pub(super) fn pin(&mut self) -> Result<(), KernelError> {
+        let result = self.try_pin();
+        if result.is_err() {
+            for pinned in self.pinned.drain(..) {
+                // The first error is the one to tell.
+                let _ = pinned.unpin();
+            }
+        }
+        result.map_err(|why| KernelError::Pin { path: PathBuf::from(PINS), why })
+    }
+
+    fn try_pin(&mut self) -> Result<(), String> {
+        fs::create_dir_all(PINS).map_err(|error| error.to_string())?;
+        let text = |error: LinkError| error::error_chain(&error);
         if let Some(link) = self.xdp.take() {
-            let link = FdLink::try_from(link).map_err(|error| failed(error::error_chain(&error)))?;
-            link.pin(pin_path(&self.interface, "ingress"))
-                .map_err(|error| failed(error::error_chain(&error)))?;
+            let link = FdLink::try_from(link).map_err(text)?;
+            self.pinned
+                .push(link.pin(pin_path(&self.interface, DIRECTIONS[0])).map_err(|error| error.to_string())?);
         }
         if let Some(link) = self.tc.take() {
-            let link = FdLink::try_from(link).map_err(|error| failed(error::error_chain(&error)))?;
-            link.pin(pin_path(&self.interface, "egress"))
-                .map_err(|error| failed(error::error_chain(&error)))?;
+            let link = FdLink::try_from(link)
+                .map_err(|error| format!("{}: a filter has no link; that takes Linux 6.6", text(error)))?;
+            self.pinned
+                .push(link.pin(pin_path(&self.interface, DIRECTIONS[1])).map_err(|error| error.to_string())?);
         }
         Ok(())
     }
@@ -166,14 +194,8 @@ impl Links {
     }
 }
 
-/// Removes what an earlier agent pinned for this interface; if that still runs, its links stay.
-fn unpin(interface: &str) {
-    for direction in ["ingress", "egress"] {
-        // Nothing pinned is the usual case.
-        let _ = fs::remove_file(pin_path(interface, direction));
-    }
-}
-
+/// Where a link is pinned: interfaces of other network namespaces may have the same name.
 fn pin_path(interface: &str, direction: &str) -> PathBuf {
-    PathBuf::from(PINS).join(format!("{interface}-{direction}"))
+    let namespace = fs::metadata("/proc/self/ns/net").map_or(0, |metadata| metadata.ino());
+    PathBuf::from(PINS).join(format!("{namespace}-{interface}-{direction}"))
 }

@@ -32,9 +32,17 @@ pub(super) struct Clients {
     map: Map<MapData, u64, Words>,
     pieces: Batches<u64, Words>,
     /// Found by the walk that is under way.
-    found: Vec<ClientId>,
+    found: Found,
     /// Found by the last complete one.
-    known: Vec<ClientId>,
+    last: Found,
+}
+
+/// What a walk over the map found.
+#[derive(Debug, Default)]
+struct Found {
+    entries: u64,
+    /// Those who have sent data. An address that sent no more than a SYN may be anybody's.
+    senders: Vec<ClientId>,
 }
 
 impl Clients {
@@ -42,8 +50,8 @@ impl Clients {
         Self {
             map,
             pieces: Batches::new(PIECE, 0, Client::default().into()),
-            found: Vec::new(),
-            known: Vec::new(),
+            found: Found::default(),
+            last: Found::default(),
         }
     }
 
@@ -56,9 +64,14 @@ impl Clients {
         }
     }
 
-    /// Who is in the map, as of the last complete walk.
-    pub(super) fn known(&self) -> &[ClientId] {
-        &self.known
+    /// Entries, as of the last complete walk.
+    pub(super) fn entries(&self) -> u64 {
+        self.last.entries
+    }
+
+    /// Who has sent data, as of the last complete walk.
+    pub(super) fn senders(&self) -> &[ClientId] {
+        &self.last.senders
     }
 
     /// The map's descriptor.
@@ -70,8 +83,14 @@ impl Clients {
     pub(super) fn sweep(&mut self) -> io::Result<()> {
         for _ in 0..PIECES {
             let found = &mut self.found;
-            if self.pieces.next(self.map.map().fd(), |key, _| found.push(id(*key)))? == Progress::End {
-                self.known = std::mem::take(&mut self.found);
+            let progress = self.pieces.next(self.map.map().fd(), |key, words| {
+                found.entries += 1;
+                if Client::from(*words).connections.get() > 0 {
+                    found.senders.push(id(*key));
+                }
+            })?;
+            if progress == Progress::End {
+                self.last = std::mem::take(&mut self.found);
                 break;
             }
         }

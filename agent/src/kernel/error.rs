@@ -8,6 +8,8 @@ use aya::{
     programs::{ProgramError, tc::TcError, xdp::XdpError},
 };
 
+use rustix::io::Errno;
+
 /// Why the kernel side failed. Every message names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -36,6 +38,11 @@ pub enum KernelError {
          stop it, or choose another interface"
     )]
     Busy(String),
+    /// An agent is attached.
+    #[error(
+        "another agent watches {0}; stop that one first (`hydrometer status` asks it), or choose another interface"
+    )]
+    Watched(String),
     /// Attaching failed otherwise.
     #[error("cannot attach {program} to {interface}: {why}")]
     Attach {
@@ -101,23 +108,30 @@ pub(super) fn load(error: &EbpfError) -> KernelError {
         EbpfError::MapError(MapError::SyscallError(error)) => error.io_error.raw_os_error(),
         _ => None,
     };
-    explain(number, &error_chain(error))
+    let text = error_chain(error);
+    match number.map(Errno::from_raw_os_error) {
+        Some(Errno::NOMEM | Errno::TOOBIG) => {
+            KernelError::Load(format!("{text}; lower max_flows, max_clients or ring_bytes"))
+        }
+        _ => explain(number, &text),
+    }
 }
 
 /// An error of loading a program, in our words.
 pub(super) fn load_program(error: &ProgramError) -> KernelError {
-    explain(os_error(error), &error_chain(error))
+    let (number, text) = (os_error(error), error_chain(error));
+    match number.map(Errno::from_raw_os_error) {
+        // The verifier gave up.
+        Some(Errno::TOOBIG) => too_old("its verifier finds the programs too large"),
+        _ => explain(number, &text),
+    }
 }
 
 fn explain(number: Option<i32>, text: &str) -> KernelError {
-    use rustix::io::Errno;
     match number.map(Errno::from_raw_os_error) {
         // The verifier's refusals have the same number.
         Some(Errno::PERM | Errno::ACCESS) if is_unprivileged() => {
             KernelError::NotPermitted("load BPF programs")
-        }
-        Some(Errno::NOMEM | Errno::TOOBIG) => {
-            KernelError::Load(format!("{text}; lower max_flows, max_clients or ring_bytes"))
         }
         Some(Errno::INVAL) if text.contains("unknown func") => too_old("a helper function is missing"),
         _ => KernelError::Load(text.to_owned()),

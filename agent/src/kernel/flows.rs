@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{HashMap as Map, IterableMap as _, MapData, MapFd};
+use aya::maps::{Array, HashMap as Map, IterableMap as _, MapData, MapFd};
 use hydrometer_ebpf::{
     abi::{Address, DERIVED, ExchangeEvent, FlowKey4, FlowKey6, V4_MAPPED, client_key, ip, is_v4},
     flow::Flow,
@@ -54,7 +54,6 @@ struct Turn {
 }
 
 /// The flow maps and what the sweep remembers.
-#[derive(Debug)]
 pub(super) struct Flows {
     four: Map<MapData, [u32; 4], Words>,
     six: Map<MapData, [u32; 10], Words>,
@@ -64,9 +63,20 @@ pub(super) struct Flows {
     pass: Pass,
     /// The pass before: complete.
     last: Pass,
-    /// Handed out by the sweep, not yet by the kernel; with the pass that last saw it.
-    handed_out: HashMap<Turn, u64>,
+    /// Handed out by the sweep, not yet by the kernel.
+    handed_out: HashMap<Turn, HandedOut>,
+    /// Answers that went on after they had been handed out.
+    resumed: u64,
+    tickets: Array<MapData, u32>,
     passes: u64,
+}
+
+/// An exchange as the sweep handed it out.
+#[derive(Clone, Copy, Debug)]
+struct HandedOut {
+    /// The walk that last saw it open.
+    pass: u64,
+    answer_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +91,16 @@ struct Pass {
     by_client: HashMap<u64, Vec<Key>>,
     entries4: u64,
     entries6: u64,
-    closed: Vec<Key>,
+    /// Closed for long enough, with their first packet.
+    closed: Vec<(Key, u64)>,
 }
 
 impl Flows {
-    pub(super) fn new(four: Map<MapData, [u32; 4], Words>, six: Map<MapData, [u32; 10], Words>) -> Self {
+    pub(super) fn new(
+        four: Map<MapData, [u32; 4], Words>,
+        six: Map<MapData, [u32; 10], Words>,
+        tickets: Array<MapData, u32>,
+    ) -> Self {
         Self {
             four,
             six,
@@ -95,13 +110,23 @@ impl Flows {
             pass: Pass::default(),
             last: Pass::default(),
             handed_out: HashMap::new(),
+            resumed: 0,
+            tickets,
             passes: 0,
         }
     }
 
-    /// Whether the sweep has handed this exchange out; it is then forgotten.
+    /// Whether the sweep has handed this exchange out; it is then forgotten. An answer that went on after
+    /// that is counted.
     pub(super) fn was_handed_out(&mut self, event: &ExchangeEvent) -> bool {
-        !self.handed_out.is_empty() && self.handed_out.remove(&Turn::of(event)).is_some()
+        let Some(handed_out) = self.handed_out.remove(&Turn::of(event)) else { return false };
+        self.resumed += u64::from(event.answer_bytes > handed_out.answer_bytes);
+        true
+    }
+
+    /// Answers that went on after they had been handed out.
+    pub(super) fn resumed(&self) -> u64 {
+        self.resumed
     }
 
     /// Entries of the IPv4 and the IPv6 map, as of the last complete walk.
@@ -143,6 +168,7 @@ impl Flows {
             pass: &mut self.pass,
             passes: self.passes,
             handed_out: &mut self.handed_out,
+            tickets: &self.tickets,
             out,
         };
         let progress = match self.family {
@@ -169,17 +195,31 @@ impl Flows {
 
     fn end_pass(&mut self) {
         self.last = std::mem::take(&mut self.pass);
-        for key in self.last.closed.drain(..) {
-            // It may have been evicted meanwhile.
-            let _ = match key {
-                Key::V4(key) => self.four.remove(&key),
-                Key::V6(key) => self.six.remove(&key),
-            };
+        for (key, first_seen) in std::mem::take(&mut self.last.closed) {
+            // The ports may be in use again.
+            let is_closed = self
+                .read(&key)
+                .is_some_and(|flow| flow.closed.get() != 0 && flow.first_seen.get() == first_seen);
+            if is_closed {
+                // It may have been evicted meanwhile.
+                let _ = match key {
+                    Key::V4(key) => self.four.remove(&key),
+                    Key::V6(key) => self.six.remove(&key),
+                };
+            }
         }
         // A flow that was evicted will never send its record.
         let passes = self.passes;
-        self.handed_out.retain(|_, seen| *seen + 1 >= passes);
+        self.handed_out.retain(|_, handed_out| handed_out.pass + 1 >= passes);
         self.passes += 1;
+    }
+
+    fn read(&self, key: &Key) -> Option<Flow> {
+        let words = match key {
+            Key::V4(key) => self.four.get(key, 0),
+            Key::V6(key) => self.six.get(key, 0),
+        };
+        words.ok().map(Flow::from)
     }
 
     /// Flows of one client as they are now, most recent first.
@@ -189,16 +229,8 @@ impl Flows {
             self.last.by_client.get(&client).into_iter().chain(self.pass.by_client.get(&client)).flatten();
         let unique: HashSet<_> = keys.collect();
         let epoch = clock::epoch();
-        let mut flows: Vec<_> = unique
-            .into_iter()
-            .filter_map(|key| {
-                let words = match key {
-                    Key::V4(key) => self.four.get(key, 0),
-                    Key::V6(key) => self.six.get(key, 0),
-                };
-                Some(snapshot(*key, &Flow::from(words.ok()?), epoch))
-            })
-            .collect();
+        let mut flows: Vec<_> =
+            unique.into_iter().filter_map(|key| Some(snapshot(*key, &self.read(key)?, epoch))).collect();
         flows.sort_by_key(|flow| Reverse(flow.last_seen));
         flows.truncate(limit);
         flows
@@ -213,7 +245,8 @@ struct Reader<'a> {
     quiet: Option<u64>,
     pass: &'a mut Pass,
     passes: u64,
-    handed_out: &'a mut HashMap<Turn, u64>,
+    handed_out: &'a mut HashMap<Turn, HandedOut>,
+    tickets: &'a Array<MapData, u32>,
     out: &'a mut Vec<Exchange>,
 }
 
@@ -227,20 +260,33 @@ impl Reader<'_> {
         }
         self.pass.by_client.entry(client_key(&client)).or_default().push(key);
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {
-            self.pass.closed.push(key);
+            self.pass.closed.push((key, flow.first_seen.get()));
         }
         let Some(event) = flow.open((client, server), ports) else { return };
         let over = match self.quiet {
             None => true,
-            Some(quiet) => event.records > 0 && self.now.saturating_sub(event.last) >= quiet,
+            Some(quiet) => self.is_answered(&flow, &event) && self.now.saturating_sub(event.last) >= quiet,
         };
         if !over {
             return;
         }
         let turn = Turn { flow: key, flow_start: event.flow_start, number: event.turn };
-        if self.handed_out.insert(turn, self.passes).is_none() {
-            self.out.push(wire::exchange(&event, self.epoch));
+        if let Some(before) = self.handed_out.get_mut(&turn) {
+            before.pass = self.passes;
+            return;
         }
+        self.handed_out.insert(turn, HandedOut { pass: self.passes, answer_bytes: event.answer_bytes });
+        self.out.push(wire::exchange(&event, self.epoch));
+    }
+
+    /// Whether there is an answer, where a lone record as long as the service's session tickets is none.
+    fn is_answered(&self, flow: &Flow, event: &ExchangeEvent) -> bool {
+        let pending = flow.answered.pending.get();
+        if flow.answered.records.get() > 0 || pending == 0 {
+            return event.records > 0;
+        }
+        let learned = self.tickets.get(&u32::from(event.server_port & 0xff), 0).unwrap_or(0);
+        learned & 0xffff != pending
     }
 }
 

@@ -202,6 +202,9 @@ pub struct KernelStatus {
     pub egress_watched: u64,
 }
 
+/// Exchanges drained at a time, so that whoever asks meanwhile is answered.
+const DRAIN_AT_ONCE: usize = 65_536;
+
 /// The loaded programs and their maps. Dropping it detaches everything that is not pinned.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -225,12 +228,16 @@ impl Kernel {
         let mut ebpf = load::object(options)?;
         let log = EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Load(error.to_string()))?;
         let ring = load::take(&mut ebpf, "EXCHANGES")?;
-        let flows = Flows::new(load::take(&mut ebpf, "FLOWS4")?, load::take(&mut ebpf, "FLOWS6")?);
+        let flows = Flows::new(
+            load::take(&mut ebpf, "FLOWS4")?,
+            load::take(&mut ebpf, "FLOWS6")?,
+            load::take(&mut ebpf, "TICKETS")?,
+        );
         let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?);
         let counters = load::take(&mut ebpf, "COUNTERS")?;
-        // A driver needs one of the two, which attaching finds out; both must be good.
-        load::xdp(&mut ebpf, load::FRAGS)?;
+        // A driver needs one of the two, which attaching finds out.
         load::xdp(&mut ebpf, load::INGRESS)?;
+        load::xdp(&mut ebpf, load::FRAGS)?;
         load::egress(&mut ebpf)?;
         Ok(Self {
             ebpf,
@@ -250,10 +257,16 @@ impl Kernel {
     /// Attaches both programs to one interface: XDP with frags, else native, else skb; TCX, else clsact.
     /// Either both are attached or none.
     pub fn attach(&mut self, interface: &str) -> Result<Vec<Attachment>, KernelError> {
-        let (links, attachments) = attach::attach(&mut self.ebpf, interface, self.pin)?;
+        let (links, attachments) = attach::attach(&mut self.ebpf, interface)?;
         self.links.push(links);
         self.attachments.extend(attachments.clone());
         Ok(attachments.into())
+    }
+
+    /// Pins what is attached, if that was asked for, so that it outlives this process: all interfaces or
+    /// none.
+    pub fn pin(&mut self) -> Result<(), KernelError> {
+        if self.pin { self.links.iter_mut().try_for_each(Links::pin) } else { Ok(()) }
     }
 
     /// Detaches everything this process attached, bar what is pinned.
@@ -281,10 +294,11 @@ impl Kernel {
         }
     }
 
-    /// Moves all finished exchanges into `out`.
+    /// Moves finished exchanges into `out`, as many as can be handled at once; the rest waits.
     pub fn drain(&mut self, out: &mut Vec<Exchange>) {
         let epoch = clock::epoch();
-        while let Some(item) = self.ring.next() {
+        for _ in 0..DRAIN_AT_ONCE {
+            let Some(item) = self.ring.next() else { break };
             if let Some(event) = ExchangeEvent::from_bytes(&item)
                 && !self.flows.was_handed_out(&event)
             {
@@ -297,8 +311,11 @@ impl Kernel {
     /// into `out`; each exchange comes out of `drain` or `sweep` once, never both. Call it every
     /// second or so.
     pub fn sweep(&mut self, quiet: Duration, out: &mut Vec<Exchange>) {
-        if let Err(error) = self.flows.sweep(quiet, out).and_then(|()| self.clients.sweep()) {
-            self.sweep_failed(&error);
+        if let Err(error) = self.flows.sweep(quiet, out) {
+            self.sweep_failed("flow", &error);
+        }
+        if let Err(error) = self.clients.sweep() {
+            self.sweep_failed("client", &error);
         }
     }
 
@@ -306,13 +323,13 @@ impl Kernel {
     pub fn flush(&mut self, out: &mut Vec<Exchange>) {
         self.drain(out);
         if let Err(error) = self.flows.flush(out) {
-            self.sweep_failed(&error);
+            self.sweep_failed("flow", &error);
         }
     }
 
-    fn sweep_failed(&mut self, error: &io::Error) {
+    fn sweep_failed(&mut self, map: &str, error: &io::Error) {
         self.sweep_failures += 1;
-        tracing::warn!(%error, "cannot read the flow map; quiet exchanges are reported late");
+        tracing::warn!(%error, map, "cannot read a kernel map; it is tried again in a second");
     }
 
     /// One client's counters.
@@ -320,9 +337,9 @@ impl Kernel {
         self.clients.get(id).map_err(|source| KernelError::Map { map: "CLIENTS", source })
     }
 
-    /// Everyone who has sent a packet, as of the last sweep, in no order.
+    /// Everyone who has sent data, as of the last sweep, in no order.
     pub fn client_ids(&self) -> &[ClientId] {
-        self.clients.known()
+        self.clients.senders()
     }
 
     /// Live flows of one client, most recent first, at most `limit`. One that began since the last
@@ -341,9 +358,15 @@ impl Kernel {
             .map(|&counter| Loss { stage: counter.name(), count: total(counter), meaning: counter.meaning() })
             .collect();
         losses.push(Loss {
-            stage: "flow_sweep",
+            stage: "sweep",
             count: self.sweep_failures,
-            meaning: "The flow map could not be read; quiet exchanges are reported late.",
+            meaning: "A kernel map could not be read; quiet exchanges are reported late.",
+        });
+        losses.push(Loss {
+            stage: "answer_resumed",
+            count: self.flows.resumed(),
+            meaning: "An answer paused for longer than `quiet` and went on: its exchange was reported \
+                      without the rest; raise quiet.",
         });
         Ok(KernelStatus {
             programs: status::programs(&self.ebpf),

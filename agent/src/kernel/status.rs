@@ -31,7 +31,7 @@ pub(super) fn maps(kernel: &Kernel) -> Vec<MapStatus> {
     [
         map("flows4", four.as_fd(), Some(flows4)),
         map("flows6", six.as_fd(), Some(flows6)),
-        map("clients", kernel.clients.fd().as_fd(), Some(kernel.clients.known().len() as u64)),
+        map("clients", kernel.clients.fd().as_fd(), Some(kernel.clients.entries())),
         map("exchanges", kernel.ring.as_fd(), None),
     ]
     .into()
