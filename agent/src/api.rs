@@ -20,7 +20,7 @@ use hydrometer_proto::v1::{
     Anomaly, ClientSort, GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse,
     ListClientsRequest, ListClientsResponse, WatchAnomaliesRequest, WatchAnomaliesResponse,
     WatchClientsRequest, WatchClientsResponse,
-    agent_server::{Agent, AgentServer},
+    agent_server::{self, Agent, AgentServer},
 };
 use tokio::{
     net::UnixListener,
@@ -30,6 +30,8 @@ use tokio::{
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, transport::Server};
+use tonic_health::pb::health_server;
+use tonic_reflection::{pb, server::Builder as Reflection};
 
 pub use crate::status::Identity;
 use crate::{
@@ -59,19 +61,28 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<Api>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(hydrometer_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
+    let damaged = "the built-in interface description is damaged";
+    let v1 = reflection(pb::v1::server_reflection_server::SERVICE_NAME).build_v1().context(damaged)?;
+    let v1alpha =
+        reflection(pb::v1alpha::server_reflection_server::SERVICE_NAME).build_v1alpha().context(damaged)?;
     Server::builder()
         .add_service(health_service)
-        .add_service(reflection().build_v1().context("cannot offer reflection")?)
-        .add_service(reflection().build_v1alpha().context("cannot offer reflection")?)
+        .add_service(v1)
+        .add_service(v1alpha)
         .add_service(AgentServer::new(Api::new(pipeline, identity)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await
         .context("the local API failed")
+}
+
+/// Reflection, called `own`, that lists what is served here: the descriptors know the control plane's services too.
+fn reflection(own: &str) -> Reflection<'static> {
+    let builder = Reflection::configure()
+        .register_encoded_file_descriptor_set(hydrometer_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    [agent_server::SERVICE_NAME, health_server::SERVICE_NAME, own]
+        .into_iter()
+        .fold(builder, Reflection::with_service_name)
 }
 
 /// `hydrometer.v1.Agent`. Clones share everything.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(missing_docs, reason = "a test is not a library")]
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use hydrometer_agent::{
     api::{self, Identity},
@@ -97,6 +97,16 @@ impl Served {
             })
             .await
             .unwrap();
+    }
+
+    /// A connection without a client on it.
+    async fn channel(&self) -> tonic::transport::Channel {
+        let path = self.socket.clone();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        tonic::transport::Endpoint::from_static("http://a").connect_with_connector(connector).await.unwrap()
     }
 
     /// Two ordinary clients and one that asks for log-probabilities.
@@ -225,16 +235,40 @@ async fn the_status_lists_every_stage_of_loss() {
 #[tokio::test]
 async fn health_is_served() {
     let served = serve().await;
-    let path = served.socket.clone();
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    let channel =
-        tonic::transport::Endpoint::from_static("http://a").connect_with_connector(connector).await.unwrap();
+    let channel = served.channel().await;
     let request = tonic_health::pb::HealthCheckRequest { service: "hydrometer.v1.Agent".to_owned() };
     let answer = tonic_health::pb::health_client::HealthClient::new(channel).check(request).await.unwrap();
     assert_eq!(answer.into_inner().status, 1);
+}
+
+/// The names that this version of the reflection service lists on `$channel`.
+macro_rules! listed {
+    ($version:ident, $channel:expr) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let request = ServerReflectionRequest {
+            message_request: Some(MessageRequest::ListServices(String::new())),
+            ..ServerReflectionRequest::default()
+        };
+        let mut client = ServerReflectionClient::new($channel);
+        let mut answers =
+            client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let answer = answers.message().await.unwrap().and_then(|answer| answer.message_response);
+        let Some(MessageResponse::ListServicesResponse(list)) = answer else {
+            panic!("not a list: {answer:?}")
+        };
+        list.service.into_iter().map(|service| service.name).collect::<BTreeSet<_>>()
+    }};
+}
+
+#[tokio::test]
+async fn reflection_of_both_versions_lists_what_is_served_and_nothing_else() {
+    let served = serve().await;
+    let with = |own: &str| ["hydrometer.v1.Agent", "grpc.health.v1.Health", own].map(str::to_owned).into();
+    assert_eq!(listed!(v1, served.channel().await), with("grpc.reflection.v1.ServerReflection"));
+    assert_eq!(listed!(v1alpha, served.channel().await), with("grpc.reflection.v1alpha.ServerReflection"));
 }
 
 #[test]

@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use hydrometer_proto::{
     DESCRIPTORS,
-    v1::{control_plane_server::ControlPlaneServer, feed_server::FeedServer},
+    v1::{
+        control_plane_server::{self, ControlPlaneServer},
+        feed_server::{self, FeedServer},
+    },
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -21,7 +24,8 @@ use tonic::{
     service::Routes,
     transport::{Error, Server, ServerTlsConfig, server::TcpIncoming},
 };
-use tonic_health::server::HealthReporter;
+use tonic_health::{pb::health_server, server::HealthReporter};
+use tonic_reflection::{pb, server::Builder as Reflection};
 
 use crate::{
     config::Settings,
@@ -93,16 +97,26 @@ async fn routes(
         FeedServer::new(Feed::new(store, stopping.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES);
     health.set_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_serving::<FeedServer<Feed>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .context("the built-in interface description is damaged")?;
+    let damaged = "the built-in interface description is damaged";
+    let v1 = reflection(pb::v1::server_reflection_server::SERVICE_NAME).build_v1().context(damaged)?;
+    let v1alpha =
+        reflection(pb::v1alpha::server_reflection_server::SERVICE_NAME).build_v1alpha().context(damaged)?;
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     Ok(Routes::new(ingest)
         .add_service(feed)
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-        .add_service(reflection))
+        .add_service(health_server::HealthServer::new(health))
+        .add_service(v1)
+        .add_service(v1alpha))
+}
+
+/// Reflection, called `own`, that lists what is served here: the descriptors know the agent's service too.
+fn reflection(own: &str) -> Reflection<'static> {
+    let builder = Reflection::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    [control_plane_server::SERVICE_NAME, feed_server::SERVICE_NAME, health_server::SERVICE_NAME, own]
+        .into_iter()
+        .fold(builder, Reflection::with_service_name)
 }
 
 /// Serves one socket until `stopping` and until its streams have ended.

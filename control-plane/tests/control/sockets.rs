@@ -1,15 +1,11 @@
 //! Listening and stopping.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, os::unix::net::UnixListener};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, os::unix::net::UnixListener};
 
 use rustix::process::Signal;
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
 use crate::{
@@ -115,22 +111,36 @@ async fn health_is_answered_to_clients_and_to_the_probe() {
     assert!(String::from_utf8_lossy(&failed.stderr).contains(&address));
 }
 
+/// The names that this version of the reflection service lists on `$channel`.
+macro_rules! listed {
+    ($version:ident, $channel:expr) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let request = ServerReflectionRequest {
+            message_request: Some(MessageRequest::ListServices(String::new())),
+            ..ServerReflectionRequest::default()
+        };
+        let mut client = ServerReflectionClient::new($channel);
+        let mut answers =
+            client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let answer = within(answers.message()).await.unwrap().and_then(|answer| answer.message_response);
+        let Some(MessageResponse::ListServicesResponse(list)) = answer else {
+            panic!("not a list: {answer:?}")
+        };
+        list.service.into_iter().map(|service| service.name).collect::<BTreeSet<_>>()
+    }};
+}
+
 #[tokio::test]
-async fn reflection_lists_the_services() {
+async fn reflection_of_both_versions_lists_what_is_served_and_nothing_else() {
     let site = Site::new();
     let _program = site.start();
-    let request = ServerReflectionRequest {
-        message_request: Some(MessageRequest::ListServices(String::new())),
-        ..ServerReflectionRequest::default()
-    };
-    let mut client = ServerReflectionClient::new(site.channel().await);
-    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
-    let answer = within(answers.message()).await.unwrap().and_then(|answer| answer.message_response);
-    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("not a list: {answer:?}") };
-    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for expected in ["hydrometer.v1.ControlPlane", "hydrometer.v1.Feed", "grpc.health.v1.Health"] {
-        assert!(names.contains(&expected), "{names:?}");
-    }
+    let served = ["hydrometer.v1.ControlPlane", "hydrometer.v1.Feed", "grpc.health.v1.Health"];
+    let with = |own| served.into_iter().chain([own]).map(str::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(listed!(v1, site.channel().await), with("grpc.reflection.v1.ServerReflection"));
+    assert_eq!(listed!(v1alpha, site.channel().await), with("grpc.reflection.v1alpha.ServerReflection"));
 }
 
 #[tokio::test]
