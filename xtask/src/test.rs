@@ -55,7 +55,8 @@ fn steps(extent: Extent) -> Result<Vec<(&'static str, Command)>> {
 
 fn tests(extent: Extent) -> Result<Command> {
     let mut tests = if setup::has_nextest() {
-        cargo("nextest run --workspace --no-fail-fast")
+        let profile = if extent == Extent::Full { "full" } else { "default" };
+        cargo(&format!("nextest run --workspace --no-fail-fast --profile {profile}"))
     } else {
         say("tests run with `cargo test`, one at a time: cargo-nextest could not be installed");
         let mut tests = cargo("test --workspace --all-targets --no-fail-fast");
