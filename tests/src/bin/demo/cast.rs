@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use hydrometer_engine::ClientId;
 use hydrometer_tests::{
     net::ClientAddress,
-    openai::{Behaviour, Pace, Stream},
+    openai::{Behaviour, Call, Pace, Stream},
 };
 
 /// One client of the demo.
@@ -43,6 +43,8 @@ pub(crate) struct Part {
     pub(crate) id: ClientId,
     /// The client.
     pub(crate) actor: Actor,
+    /// Its requests, once it has ended.
+    pub(crate) calls: Vec<Call>,
 }
 
 /// All clients, the ordinary ones first; each starts no request after `duration`.

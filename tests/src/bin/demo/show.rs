@@ -22,7 +22,7 @@ pub(crate) fn heading(text: &str) {
 
 /// Who takes part.
 pub(crate) fn parts(parts: &[Part]) {
-    for Part { id, actor } in parts {
+    for Part { id, actor, .. } in parts {
         println!("  {:<18} {}", id.to_string(), actor.role);
     }
 }

@@ -1,12 +1,10 @@
 //! The SOC's side of the demo: a subscriber process, and the JSON lines that it prints.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use hydrometer_tests::{binary, net::Namespace, process::Process};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// The running subscriber.
@@ -30,6 +28,8 @@ pub(crate) struct Anomaly {
     pub(crate) severity: String,
     /// The client's name.
     pub(crate) client: String,
+    /// When it was opened.
+    pub(crate) raised: Timestamp,
     /// One sentence.
     pub(crate) summary: String,
     /// The whole line.
@@ -64,17 +64,19 @@ impl Soc {
     }
 }
 
-fn parse(line: &str) -> Result<Anomaly> {
+pub(crate) fn parse(line: &str) -> Result<Anomaly> {
     let Line { anomaly } =
         serde_json::from_str(line).with_context(|| format!("not a line of the subscriber: {line}"))?;
     Ok(Anomaly { line: line.to_owned(), ..anomaly })
 }
 
-/// Fails when a state of an anomaly came twice.
+/// Fails unless the states of each anomaly came once each, in order, from the first on.
 pub(crate) fn each_once(received: &[Anomaly]) -> Result<()> {
-    let mut seen = BTreeSet::new();
+    let mut due = BTreeMap::new();
     for Anomaly { id, revision, .. } in received {
-        ensure!(seen.insert((id, revision)), "the subscriber got revision {revision} of anomaly {id} twice");
+        let due = due.entry(id).or_insert(1);
+        ensure!(revision == due, "the subscriber got revision {revision} of anomaly {id} instead of {due}");
+        *due += 1;
     }
     Ok(())
 }
@@ -83,4 +85,34 @@ pub(crate) fn each_once(received: &[Anomaly]) -> Result<()> {
 pub(crate) fn last_states(received: &[Anomaly]) -> Vec<&Anomaly> {
     let by_id: BTreeMap<_, _> = received.iter().map(|anomaly| (&anomaly.id, anomaly)).collect();
     by_id.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(states: &[(&str, u32)]) -> Vec<Anomaly> {
+        let state = |&(id, revision): &(&str, u32)| {
+            let anomaly = serde_json::json!({
+                "id": id, "revision": revision, "state": "open", "kind": "", "severity": "low", "client": "",
+                "raised": "2026-05-04T10:00:00Z", "summary": "",
+            });
+            parse(&serde_json::json!({ "anomaly": anomaly }).to_string()).unwrap()
+        };
+        states.iter().map(state).collect()
+    }
+
+    #[test]
+    fn states_have_to_come_once_each_and_without_gaps() {
+        each_once(&received(&[("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)])).unwrap();
+        for wrong in [
+            [("a", 1), ("a", 1)].as_slice(),
+            &[("a", 1), ("a", 3)],
+            &[("a", 2)],
+            &[("a", 1), ("b", 2)],
+            &[("a", 1), ("a", 2), ("a", 1)],
+        ] {
+            assert!(each_once(&received(wrong)).is_err(), "{wrong:?}");
+        }
+    }
 }
