@@ -5,6 +5,8 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,7 +23,7 @@ use hydrometer_tests::{
     feed::Subscriber,
     net::{Namespace, SERVER_INTERFACE, SERVER_V4, SERVER_V6},
     nginx::{self, Security},
-    process::wait_for,
+    process::{Process, wait_for},
     stack::Stack,
 };
 
@@ -122,6 +124,42 @@ fn the_end_takes_in_open_exchanges_and_delivers_what_they_tell() {
     })
     .unwrap();
     assert_eq!((anomaly.kind(), anomaly.client), (AnomalyKind::MachineCadence, client.to_string()));
+}
+
+#[test]
+fn what_is_pinned_stays_until_the_next_agent_takes_over() {
+    let stack = Stack::start(Security::Plain, 1).unwrap();
+    let server = stack.network.server();
+    let pins = Pins::mount(server, stack.folder());
+    let start = |pin: &str| {
+        let arguments = agent::usual_arguments().into_iter().chain(["--pin".to_owned(), pin.to_owned()]);
+        let hydrometer = pins.command(&binary::path("hydrometer").unwrap());
+        Agent::start_with(hydrometer, stack.folder(), arguments)
+    };
+    let traffic = Traffic::default();
+    traffic.flow(&stack, || {
+        for killed in [false, true] {
+            let mut agent = start("true").unwrap();
+            counts(&agent, &stack);
+            let refused = start("true").unwrap_err();
+            assert!(format!("{refused:#}").contains("choose another interface"), "{refused:#}");
+            if killed {
+                agent.process().kill().unwrap();
+            } else {
+                assert!(agent.process().terminate(PATIENCE).unwrap().success());
+            }
+            drop(agent);
+            let programs = attached(server);
+            assert_eq!(programs.len(), 2, "both programs stay: {programs:?}");
+            traffic.goes_on();
+        }
+        let mut agent = start("false").unwrap();
+        counts(&agent, &stack);
+        assert_eq!(attached(server).len(), 2, "the predecessor's are gone");
+        assert!(agent.process().terminate(PATIENCE).unwrap().success());
+        assert_eq!(attached(server), [""; 0]);
+        traffic.goes_on();
+    });
 }
 
 fn attached(namespace: &Namespace) -> Vec<String> {
@@ -229,5 +267,27 @@ impl Connection {
         let length = length.filter(|_| head.starts_with("http/1.1 200"));
         let mut body = vec![0; length.ok_or_else(|| std::io::Error::other(head))?];
         self.0.read_exact(&mut body)
+    }
+}
+
+/// A BPF file system of this test's own: pins in it go with the process that holds it.
+struct Pins {
+    holder: Process,
+}
+
+impl Pins {
+    fn mount(namespace: &Namespace, folder: &Path) -> Self {
+        let mut command = namespace.command("sh");
+        command.args(["-c", "mount -t bpf bpf /sys/fs/bpf && echo mounted && exec cat"]);
+        let mut holder = Process::spawn("pins", command, folder).unwrap();
+        holder.ready(PATIENCE, |holder| holder.output().contains("mounted").then_some(())).unwrap();
+        Self { holder }
+    }
+
+    /// `program`, to be run where it sees them, in the same network.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.id().to_string(), "--mount", "--net"]).arg(program);
+        command
     }
 }

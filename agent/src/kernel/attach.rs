@@ -11,6 +11,8 @@ use std::{
         unix::{fs::MetadataExt as _, net::UnixDatagram},
     },
     path::PathBuf,
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -36,6 +38,10 @@ const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
 /// Before filters of others, which may send the packet elsewhere.
 const FIRST_PRIORITY: u16 = 1;
 
+/// The kernel lets go of a link some time after its last pin is removed: waited for up to this long.
+const RELEASE: Duration = Duration::from_secs(2);
+const RELEASE_POLL: Duration = Duration::from_millis(10);
+
 /// The two links of one interface.
 #[derive(Debug)]
 pub(super) struct Links {
@@ -56,11 +62,13 @@ pub(super) fn attach(ebpf: &mut Ebpf, interface: &str) -> Result<(Links, [Attach
     }
     let claim = claim(interface)?;
     // Nobody holds the interface: what is pinned for it an earlier agent has left.
+    let mut unpinned = 0;
     for direction in DIRECTIONS {
         // Nothing pinned is the usual case.
-        let _ = fs::remove_file(pin_path(interface, direction));
+        unpinned += u32::from(fs::remove_file(pin_path(interface, direction)).is_ok());
     }
-    let (xdp, ingress) = attach_ingress(ebpf, interface)?;
+    let patience = if unpinned > 0 { RELEASE } else { Duration::ZERO };
+    let (xdp, ingress) = attach_ingress_within(patience, ebpf, interface)?;
     let (tc, egress) = attach_egress(ebpf, interface)?;
     let attachment = |direction, mode| Attachment { interface: interface.to_owned(), direction, mode };
     let attachments = [attachment(Direction::Ingress, ingress), attachment(Direction::Egress, egress)];
@@ -78,6 +86,21 @@ fn claim(interface: &str) -> Result<UnixDatagram, KernelError> {
             Err(KernelError::Watched(interface.to_owned()))
         }
         Err(error) => Err(KernelError::Wait(error)),
+    }
+}
+
+/// XDP, as soon as what was pinned is gone.
+fn attach_ingress_within(
+    patience: Duration,
+    ebpf: &mut Ebpf,
+    interface: &str,
+) -> Result<(XdpLink, AttachMode), KernelError> {
+    let begun = Instant::now();
+    loop {
+        match attach_ingress(ebpf, interface) {
+            Err(KernelError::Busy(_)) if begun.elapsed() < patience => thread::sleep(RELEASE_POLL),
+            outcome => return outcome,
+        }
     }
 }
 
