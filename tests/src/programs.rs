@@ -36,12 +36,17 @@ pub struct Programs {
 impl Programs {
     /// Loads `object`'s programs, watching `services`.
     pub fn load(object: &[u8], services: &[Service]) -> Result<Self> {
+        Self::load_with_ring(object, services, 1 << 24)
+    }
+
+    /// Likewise, with a ring buffer of this many bytes: a power of two of at least a page.
+    pub fn load_with_ring(object: &[u8], services: &[Service], ring: u32) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
             .map_max_entries("FLOWS4", 65_536)
             .map_max_entries("FLOWS6", 65_536)
             .map_max_entries("CLIENTS", 65_536)
-            .map_max_entries("EXCHANGES", 1 << 24)
+            .map_max_entries("EXCHANGES", ring)
             .load(object)
             .context("cannot load the kernel programs")?;
         let log = ebpf.take_map("AYA_LOGS");

@@ -244,6 +244,39 @@ fn tagged_and_ipv6_requests_are_followed() {
     }
 }
 
+#[test]
+fn a_full_ring_loses_detail_and_no_counts() {
+    const EXCHANGES: u16 = 100;
+    let services = [Service { address: None, port: 8443 }];
+    let mut programs = Programs::load_with_ring(product(), &services, 4096).unwrap();
+    let server: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
+    for port in 0..EXCHANGES {
+        let client: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), 20_000 + port);
+        let segment = |asks: bool, seq, flags, payload: &[u8]| {
+            let (source, destination) = if asks { (client, server) } else { (server, client) };
+            Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() }.frame()
+        };
+        programs.xdp("hyd_ingress", &segment(true, 99, flags::SYN, b""), 1).unwrap();
+        let asked = segment(true, 100, flags::ACK, b"GET /v1/models HTTP/1.1\r\n\r\n");
+        programs.xdp("hyd_ingress", &asked, 1).unwrap();
+        // Every other one is never answered.
+        if port % 2 == 0 {
+            programs
+                .tc("hyd_egress", &segment(false, 200, flags::ACK, b"HTTP/1.1 200 OK\r\n\r\n"), 1)
+                .unwrap();
+        }
+        programs.tc("hyd_egress", &segment(false, 219, flags::FIN | flags::ACK, b""), 1).unwrap();
+    }
+    let lost = programs.counters().unwrap()[Counter::RingFull as usize];
+    let kept = programs.drain().len() as u64;
+    assert!(lost > 0 && kept > 0);
+    assert_eq!(lost + kept, u64::from(EXCHANGES));
+    let clients = programs.clients().unwrap();
+    let [(_, client)] = &clients[..] else { panic!("{} clients", clients.len()) };
+    let counted = (client.exchanges.get(), client.request_bytes.get(), client.answer_bytes.get());
+    assert_eq!(counted, (100, 100 * 27, 50 * 19));
+}
+
 /// Ingress and egress of the same flows run at the same time on different cores; what each counts must be
 /// what it was given, and the exchange that comes out must hold all of it.
 #[test]
