@@ -45,6 +45,8 @@ const MAX_CONTROL: u32 = 8;
 const MAX_HANDSHAKE_RECORDS: u8 = 4;
 /// A segment too short for a request: an alert on its own.
 const MAX_ALERT_SEGMENT: u32 = 31;
+/// The longest segment that ends a handshake without a client certificate: ChangeCipherSpec and Finished.
+const MAX_FINISHED_SEGMENT: u32 = 80;
 /// Contents of HTTP/2 control frames with their headers: SETTINGS acknowledgement, WINDOW_UPDATE,
 /// PING, GOAWAY.
 const HTTP2_CONTROL: [u32; 4] = [9, 13, 17, 26];
@@ -278,6 +280,13 @@ fn unwalked<T: Tables>(
 ) {
     let answered = found.answered;
     let end = segment.seq.wrapping_add(segment.payload_len);
+    if place == Place::Lost
+        && flow.answered.tls.get() & TLS_KNOWN != 0
+        && segment.payload_len > MAX_FINISHED_SEGMENT
+    {
+        // The end of the handshake went by unread: this is more than it would take.
+        found.mode |= HANDSHAKE_DONE;
+    }
     if found.mode & HANDSHAKE_DONE == 0 || segment.payload_len <= MAX_ALERT_SEGMENT {
         if !half.stream.hold(end) {
             half.stream.lose(end);
