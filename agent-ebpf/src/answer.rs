@@ -10,7 +10,7 @@ use crate::{
     http::{self, CONTINUE_LEN},
     packet::{Packet, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{self, APPLICATION_DATA, Position, Reader, Record, Walk, is_finished},
+    tls::{self, APPLICATION_DATA, Position, Reader, Record, is_finished},
     track::Tables,
 };
 
@@ -162,16 +162,7 @@ fn records<P: Packet, T: Tables>(
         overhead: answered.overhead(),
         now,
     };
-    let uncounted = match tls::walk(stream, packet, tables, segment, offset, position, reader) {
-        Walk::Done => stream.walked(end),
-        Walk::NoHeader => Some(stream.lose(end)),
-        Walk::TooMany => {
-            tables.count(Counter::RecordLimit);
-            Some(stream.lose(end))
-        }
-    };
-    if let Some(uncounted) = uncounted {
-        tables.count(Counter::Desync);
+    if let Some(uncounted) = tls::follow(stream, packet, tables, segment, offset, position, reader) {
         miss(answered, uncounted, turn, now);
     }
 }

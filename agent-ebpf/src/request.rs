@@ -13,9 +13,7 @@ use crate::{
     http,
     packet::{Packet, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{
-        self, APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Position, Reader, Record, Walk, is_finished,
-    },
+    tls::{self, APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Position, Reader, Record, is_finished},
     track::Tables,
 };
 
@@ -62,7 +60,6 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     work: &mut Work,
     now: u64,
 ) -> Option<Begun> {
-    work.found.begins = false;
     let mut mode = flow.asked.mode.get();
     if protocol(mode) == Protocol::Unknown {
         mode |= recognise(packet, half, segment) as u32;
@@ -240,22 +237,12 @@ fn walk<P: Packet, T: Tables>(
     position: &mut Position,
     found: &mut Found,
 ) {
-    let end = segment.seq.wrapping_add(segment.payload_len);
     found.application = half.stream.remaining > 0 && found.mode & HANDSHAKE_DONE != 0;
     let overhead = flow.answered.overhead();
     let tls = flow.answered.tls.get();
     let ClientHalf { stream, flags, skipped, .. } = half;
     let handshake = Handshake { found, overhead, flags, skipped, tls };
-    let uncounted = match tls::walk(stream, packet, tables, segment, offset, position, handshake) {
-        Walk::Done => stream.walked(end),
-        Walk::NoHeader => Some(stream.lose(end)),
-        Walk::TooMany => {
-            tables.count(Counter::RecordLimit);
-            Some(stream.lose(end))
-        }
-    };
-    if let Some(uncounted) = uncounted {
-        tables.count(Counter::Desync);
+    if let Some(uncounted) = tls::follow(stream, packet, tables, segment, offset, position, handshake) {
         if found.mode & HANDSHAKE_DONE != 0 {
             if found.answered && !found.begins {
                 found.begins = true;

@@ -6,6 +6,7 @@
 use core::ops::ControlFlow;
 
 use crate::{
+    abi::Counter,
     packet::{Packet, Segment},
     stream::Stream,
     track::{Step, Tables},
@@ -76,7 +77,7 @@ pub(crate) trait Reader {
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Walk {
+enum Walk {
     /// After [`MAX_RECORDS`] records.
     #[default]
     TooMany = 0,
@@ -103,9 +104,36 @@ pub(crate) struct Position {
     pad: u8,
 }
 
+/// Follows the records of `segment` from `offset` bytes into its payload. Returns the bytes that went by
+/// unread and uncounted when that loses the boundary, which is counted.
+#[inline(always)]
+pub(crate) fn follow<P: Packet, T: Tables, R: Reader>(
+    stream: &mut Stream,
+    packet: &P,
+    tables: &T,
+    segment: &Segment,
+    offset: u32,
+    position: &mut Position,
+    reader: R,
+) -> Option<u32> {
+    let end = segment.seq.wrapping_add(segment.payload_len);
+    let uncounted = match walk(stream, packet, tables, segment, offset, position, reader) {
+        Walk::Done => stream.walked(end),
+        Walk::NoHeader => Some(stream.lose(end)),
+        Walk::TooMany => {
+            tables.count(Counter::RecordLimit);
+            Some(stream.lose(end))
+        }
+    };
+    if uncounted.is_some() {
+        tables.count(Counter::Desync);
+    }
+    uncounted
+}
+
 /// Walks the records of `segment` from `offset` bytes into its payload.
 #[inline(always)]
-pub(crate) fn walk<P: Packet, T: Tables, R: Reader>(
+fn walk<P: Packet, T: Tables, R: Reader>(
     stream: &mut Stream,
     packet: &P,
     tables: &T,

@@ -4,6 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, TcpListener, TcpStream},
+    path::Path,
     sync::mpsc,
     thread,
     time::Duration,
@@ -37,6 +38,13 @@ fn ask(network: &Network, go_on: mpsc::Receiver<()>) -> TcpStream {
     client
 }
 
+/// An agent to which an answer is over soon.
+fn watch(network: &Network, folder: &Path) -> Agent {
+    let port = PORT.to_string();
+    let arguments = ["--iface", SERVER_INTERFACE, "--service", &port, "--quiet", "500ms"];
+    Agent::start(network.server(), folder, arguments).unwrap()
+}
+
 fn resumed(agent: &Agent) -> u64 {
     let losses = agent.status().unwrap().losses;
     losses.iter().find(|loss| loss.stage == "answer_resumed").unwrap().count
@@ -46,9 +54,7 @@ fn resumed(agent: &Agent) -> u64 {
 fn an_answer_that_pauses_is_reported_once_and_what_came_late_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let network = Network::new().unwrap();
-    let port = PORT.to_string();
-    let arguments = ["--iface", SERVER_INTERFACE, "--service", &port, "--quiet", "500ms"];
-    let agent = Agent::start(network.server(), folder.path(), arguments).unwrap();
+    let agent = watch(&network, folder.path());
     let client = IpAddr::from(network.first_client().v4);
     let exchanges = || agent.client_in_depth(client).map_or_else(|_| Vec::new(), |client| client.exchanges);
 
@@ -71,9 +77,7 @@ fn an_answer_that_pauses_is_reported_once_and_what_came_late_is_counted() {
 fn the_last_answer_on_an_idle_connection_is_reported_and_not_again_when_it_closes() {
     let folder = tempfile::tempdir().unwrap();
     let network = Network::new().unwrap();
-    let port = PORT.to_string();
-    let arguments = ["--iface", SERVER_INTERFACE, "--service", &port, "--quiet", "500ms"];
-    let agent = Agent::start(network.server(), folder.path(), arguments).unwrap();
+    let agent = watch(&network, folder.path());
     let client = IpAddr::from(network.first_client().v4);
     let exchanges = || agent.client_in_depth(client).map_or_else(|_| Vec::new(), |client| client.exchanges);
 
