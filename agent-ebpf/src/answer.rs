@@ -10,8 +10,9 @@ use crate::{
     http::{self, CONTINUE_LEN},
     packet::{Packet, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{self, APPLICATION_DATA, Position, Reader, Record, is_finished},
+    tls::{self, APPLICATION_DATA, Record, is_finished},
     track::Tables,
+    walk::{self, Header as _, Position, Reader},
 };
 
 /// Content of an encrypted alert.
@@ -45,7 +46,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     flow: &Flow,
     half: &mut ServerHalf,
     segment: &Segment,
-    position: &mut Position,
+    position: &mut Position<5>,
 ) {
     let mode = flow.asked.mode.get();
     let turn = flow.asked.turn.get();
@@ -117,7 +118,7 @@ fn records<P: Packet, T: Tables>(
     flow: &Flow,
     half: &mut ServerHalf,
     segment: &Segment,
-    position: &mut Position,
+    position: &mut Position<5>,
     mode: u32,
     turn: u32,
 ) {
@@ -162,7 +163,7 @@ fn records<P: Packet, T: Tables>(
         overhead: answered.overhead(),
         now,
     };
-    if let Some(uncounted) = tls::follow(stream, packet, tables, segment, offset, position, reader) {
+    if let Some(uncounted) = walk::follow(stream, packet, tables, segment, offset, position, reader) {
         miss(answered, uncounted, turn, now);
     }
 }
@@ -193,9 +194,9 @@ struct Answer<'a, T> {
     now: u64,
 }
 
-impl<T: Tables> Reader for Answer<'_, T> {
+impl<T: Tables> Reader<Record> for Answer<'_, T> {
     #[inline(always)]
-    fn record(&mut self, record: Record) {
+    fn record(&mut self, record: Record, _present: u32) {
         if record.kind != APPLICATION_DATA || self.is_handshake(record.len) {
             return;
         }

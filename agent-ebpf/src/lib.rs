@@ -8,7 +8,8 @@
 //! request.rs  the client's direction: where a request begins
 //! answer.rs   the server's direction: what an answer amounts to
 //!    │        stream.rs  placing a segment in its byte stream (retransmits, gaps)
-//!    │        tls.rs     walking TLS records across segments
+//!    │        walk.rs    walking records across segments
+//!    │        tls.rs     TLS records, the ServerHello
 //!    │        http.rs    the first bytes of clear-text HTTP
 //!    │
 //! flow.rs     the state of one connection, and how an exchange ends
@@ -35,3 +36,4 @@ mod request;
 mod stream;
 mod tls;
 pub mod track;
+mod walk;

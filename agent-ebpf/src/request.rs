@@ -13,8 +13,9 @@ use crate::{
     http,
     packet::{Packet, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{self, APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Position, Reader, Record, is_finished},
+    tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, is_finished},
     track::Tables,
+    walk::{self, Header as _, Position, Reader},
 };
 
 /// Room to work in while a segment is handled. It lies in a map, like all that is written in a loop: the
@@ -23,7 +24,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Work {
     pub(crate) found: Found,
-    pub(crate) position: Position,
+    pub(crate) position: Position<5>,
 }
 
 /// A turn that begins with this segment.
@@ -234,7 +235,7 @@ fn walk<P: Packet, T: Tables>(
     half: &mut ClientHalf,
     segment: &Segment,
     offset: u32,
-    position: &mut Position,
+    position: &mut Position<5>,
     found: &mut Found,
 ) {
     found.application = half.stream.remaining > 0 && found.mode & HANDSHAKE_DONE != 0;
@@ -242,7 +243,7 @@ fn walk<P: Packet, T: Tables>(
     let tls = flow.answered.tls.get();
     let ClientHalf { stream, flags, skipped, .. } = half;
     let handshake = Handshake { found, overhead, flags, skipped, tls };
-    if let Some(uncounted) = tls::follow(stream, packet, tables, segment, offset, position, handshake) {
+    if let Some(uncounted) = walk::follow(stream, packet, tables, segment, offset, position, handshake) {
         if found.mode & HANDSHAKE_DONE != 0 {
             if found.answered && !found.begins {
                 found.begins = true;
@@ -377,9 +378,9 @@ struct Handshake<'a> {
     tls: u32,
 }
 
-impl Reader for Handshake<'_> {
+impl Reader<Record> for Handshake<'_> {
     #[inline(always)]
-    fn record(&mut self, record: Record) {
+    fn record(&mut self, record: Record, _present: u32) {
         if record.kind != APPLICATION_DATA {
             return;
         }

@@ -6,10 +6,10 @@
 //! Invariant: in sync, `next + remaining` is a record boundary (with `header_len` bytes of a header
 //! that straddles two segments already taken).
 
-/// One direction of one TCP connection.
+/// One direction of one TCP connection, whose records have headers of `N` bytes; those of TLS have five.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stream {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stream<const N: usize = 5> {
     /// Everything before this sequence number has been walked.
     pub(crate) next: u32,
     /// The highest sequence number seen, exclusive.
@@ -21,13 +21,28 @@ pub(crate) struct Stream {
     /// End of the newest gap; equal to its begin when there is none.
     gap_to: u32,
     /// First bytes of a header that continues in the next segment.
-    pub(crate) header: [u8; 4],
+    pub(crate) header: [u8; N],
     /// How many.
     pub(crate) header_len: u8,
     state: u8,
     /// Segments held back behind a gap, up to a limit.
     held: u8,
-    pad: u8,
+}
+
+impl<const N: usize> Default for Stream<N> {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            high: 0,
+            remaining: 0,
+            gap_from: 0,
+            gap_to: 0,
+            header: [0; N],
+            header_len: 0,
+            state: UNSTARTED,
+            held: 0,
+        }
+    }
 }
 
 const UNSTARTED: u8 = 0;
@@ -54,7 +69,7 @@ pub(crate) enum Place {
     Lost,
 }
 
-impl Stream {
+impl<const N: usize> Stream<N> {
     /// The connection begins: its first byte has this number.
     #[inline(always)]
     pub(crate) fn start(&mut self, first: u32) {
