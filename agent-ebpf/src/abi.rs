@@ -210,6 +210,7 @@ plain! {
     ServiceKey: [u32; 5],
     ExchangeEvent: [u64; 18],
     crate::flow::Flow: [u64; 37],
+    crate::hello::HelloEvent: [u64; 7],
     crate::client::Client: [u64; 43],
 }
 
@@ -286,6 +287,8 @@ counters! {
     Desync = "desync",
     /// A packet held more TLS records than are walked at once; counts as a desync, too.
     RecordLimit = "record_limit",
+    /// The ring buffer for ClientHellos was full: the JA4 of one connection may be missing.
+    HelloRingFull = "hello_ring_full",
 }
 
 /// Number of [`Counter`]s.

@@ -126,6 +126,7 @@ fn records<P: Packet, T: Tables>(
     if answered.tls.get() & TLS_KNOWN == 0
         && let Some(hello) = tls::server_hello(packet, segment)
     {
+        tables.learn_tls(segment.server_port);
         answered.tls.set(TLS_KNOWN | if hello.tls13 { TLS_13 } else { 0 } | hello.overhead);
     }
     let end = segment.seq.wrapping_add(segment.payload_len);

@@ -11,6 +11,7 @@
 //!    │        walk.rs    walking records across segments
 //!    │        tls.rs     TLS records, the ServerHello
 //!    │        http.rs    the first bytes of clear-text HTTP
+//!    │        hello.rs   the bytes of a ClientHello, for userspace
 //!    │
 //! flow.rs     the state of one connection, and how an exchange ends
 //! client.rs   counters and histograms of one client
@@ -30,6 +31,7 @@ mod answer;
 pub mod cell;
 pub mod client;
 pub mod flow;
+pub mod hello;
 mod http;
 pub mod packet;
 mod request;

@@ -18,6 +18,9 @@ pub trait Packet {
 
     /// `N` bytes from `offset`; `None` where the frame (or what was captured of it) ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// Fills `to` (which is not empty) with the bytes from `offset`; `false` where the frame ends before.
+    fn copy(&self, offset: u32, to: &mut [u8]) -> bool;
 }
 
 /// Direction of a hook, seen from the service's host.

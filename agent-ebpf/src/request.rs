@@ -10,7 +10,7 @@ use crate::{
         ANSWER_DERIVED, ClientHalf, EARLY, EARLY_ENDED, Flow, HANDSHAKE_DONE, PIPELINE, REQUEST_DERIVED,
         SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, protocol,
     },
-    http,
+    hello, http,
     packet::{Packet, Segment},
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, is_finished},
@@ -67,8 +67,17 @@ pub(crate) fn segment<P: Packet, T: Tables>(
         flow.asked.mode.set(mode);
     }
     match protocol(mode) {
-        Protocol::Tls => records(packet, tables, flow, half, segment, work, mode, now),
+        Protocol::Tls => {
+            if mode & HANDSHAKE_DONE == 0 {
+                hello::client(packet, tables, flow, half, segment);
+            }
+            records(packet, tables, flow, half, segment, work, mode, now)
+        }
         Protocol::Unknown => {
+            // Behind a gap at the begin. In clear text nothing may leave, so the service decides.
+            if tables.speaks_tls(segment.server_port) {
+                hello::client(packet, tables, flow, half, segment);
+            }
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
             None
         }

@@ -2,12 +2,15 @@
 //!
 //! Names and types here are what the agent's loader relies on. Sizes are set when loading.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_ktime_get_ns, generated::bpf_loop},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_loop, bpf_ringbuf_output},
+    },
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -20,7 +23,8 @@ use hydrometer_ebpf::{
     abi::{Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey},
     client::Client,
     flow::Flow,
-    packet::Direction,
+    hello::{HelloEvent, MAX_HELLO},
+    packet::{Direction, Packet},
     track::{Scratch, Step, Tables},
 };
 
@@ -42,6 +46,9 @@ static SERVICES: HashMap<ServiceKey, u8> = HashMap::with_max_entries(1024, 0);
 /// Session ticket lengths by the low byte of the port: the port above, the length below.
 #[map]
 static TICKETS: Array<u32> = Array::with_max_entries(256, 0);
+/// One bit for each port on which a service has answered with TLS.
+#[map]
+static TLS_PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
 /// Packets and losses, per core.
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -51,6 +58,20 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 /// Finished exchanges.
 #[map]
 static EXCHANGES: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// The begins of TLS connections: a [`HelloEvent`], then the client's bytes.
+#[map]
+static HELLOS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+/// Room to put one of those together, per core.
+#[map]
+static HELLO: PerCpuArray<Hello> = PerCpuArray::with_max_entries(1, 0);
+
+/// An event and its bytes.
+#[repr(C)]
+struct Hello {
+    event: HelloEvent,
+    bytes: [u8; MAX_HELLO as usize],
+}
 
 /// What a new flow begins with: too large for the stack.
 // SAFETY: all fields are integers, for which zero is a value.
@@ -104,9 +125,7 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
 
     #[inline(always)]
     fn is_port(&self, port: u16) -> bool {
-        let Some(words) = PORTS.get(0) else { return false };
-        let port = u16::from_be(port) as usize;
-        words[port / 64] >> (port % 64) & 1 != 0
+        is_set(&PORTS, port)
     }
 
     #[inline(always)]
@@ -128,6 +147,21 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         if let Some(entry) = TICKETS.get_ptr_mut(ticket_slot(port)) {
             // SAFETY: a single aligned store into the map's memory.
             unsafe { entry.write_volatile((port as u32) << 16 | len & 0xffff) };
+        }
+    }
+
+    #[inline(always)]
+    fn speaks_tls(&self, port: u16) -> bool {
+        is_set(&TLS_PORTS, port)
+    }
+
+    #[inline(always)]
+    fn learn_tls(&self, port: u16) {
+        let port = u16::from_be(port) as usize;
+        if let Some(words) = TLS_PORTS.get_ptr_mut(0) {
+            // SAFETY: an aligned load and store in the map's memory. When two ports of a word are learned
+            // at once, one may be lost until its next connection.
+            unsafe { (*words)[port / 64] |= 1 << (port % 64) };
         }
     }
 
@@ -171,6 +205,26 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         }
         true
     }
+
+    #[inline(always)]
+    fn hello<P: Packet>(&self, packet: &P, at: u32, len: u32, fill: impl FnOnce(&mut HelloEvent)) -> bool {
+        // SAFETY: this core's own entry, and programs of a direction do not nest.
+        let Some(hello) = HELLO.get_ptr_mut(0).and_then(|hello| unsafe { hello.as_mut() }) else {
+            return false;
+        };
+        fill(&mut hello.event);
+        // At least one byte, and no more than there is room for, so that the verifier sees it, too.
+        let len = ((black_box(len).wrapping_sub(1)) & (MAX_HELLO - 1)) + 1;
+        let (bytes, _) = hello.bytes.split_at_mut(len as usize);
+        if !packet.copy(at, bytes) {
+            return true;
+        }
+        let size = size_of::<HelloEvent>() as u64 + len as u64;
+        // SAFETY: the event and `len` of its bytes lie one behind the other, and all of them are set.
+        unsafe {
+            bpf_ringbuf_output((&raw const HELLOS).cast_mut().cast(), (&raw mut *hello).cast(), size, 0) == 0
+        }
+    }
 }
 
 /// What `bpf_loop` calls: 0 to go on, 1 to stop.
@@ -178,6 +232,14 @@ unsafe extern "C" fn step<S: Step>(_index: u64, steps: *mut c_void) -> u64 {
     // SAFETY: `repeat` hands this out, and nobody else has the reference while the helper runs.
     let steps = unsafe { &mut *steps.cast::<S>() };
     u64::from(steps.step().is_break())
+}
+
+/// Whether a bitmap of ports has this one (network order).
+#[inline(always)]
+fn is_set(ports: &Array<[u64; PORT_WORDS]>, port: u16) -> bool {
+    let Some(words) = ports.get(0) else { return false };
+    let port = u16::from_be(port) as usize;
+    words[port / 64] >> (port % 64) & 1 != 0
 }
 
 #[inline(always)]

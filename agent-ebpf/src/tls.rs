@@ -12,7 +12,8 @@ pub(crate) const HANDSHAKE: u8 = 22;
 /// Content type: application data (and, in TLS 1.3, everything that is encrypted).
 pub(crate) const APPLICATION_DATA: u8 = 23;
 
-const HEADER: u32 = 5;
+/// Bytes of a record header.
+pub(crate) const HEADER: u32 = 5;
 /// 2^14 of plaintext and what the ciphers of TLS 1.2 may add.
 const MAX_RECORD: u32 = (1 << 14) + 2048;
 

@@ -10,6 +10,7 @@ use crate::{
     answer,
     client::Client,
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported},
+    hello::HelloEvent,
     packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
     request::{self, Work},
 };
@@ -40,6 +41,10 @@ pub unsafe trait Tables {
     fn ticket_len(&self, port: u16) -> u32;
     /// Learns that length.
     fn learn_ticket_len(&self, port: u16, len: u32);
+    /// Whether a service on this port (network order) has answered with TLS.
+    fn speaks_tls(&self, port: u16) -> bool;
+    /// Learns that it has.
+    fn learn_tls(&self, port: u16);
     /// Counts one.
     fn count(&self, counter: Counter);
     /// Monotonic time, nanoseconds.
@@ -51,6 +56,9 @@ pub unsafe trait Tables {
     fn repeat<S: Step>(&self, times: u32, steps: &mut S);
     /// Hands out a finished exchange, filled in by `fill`. `false` when there is no room.
     fn emit(&self, fill: impl FnOnce(&mut ExchangeEvent)) -> bool;
+    /// Hands out `len` (1 to [`MAX_HELLO`](crate::hello::MAX_HELLO)) bytes at `at` of the packet; `fill`
+    /// says what they are. Nothing where the packet ends before; `false` when there is no room.
+    fn hello<P: Packet>(&self, packet: &P, at: u32, len: u32, fill: impl FnOnce(&mut HelloEvent)) -> bool;
 }
 
 /// Room for a packet while it is handled: on BPF the stack has none to spare.

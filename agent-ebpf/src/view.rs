@@ -54,6 +54,12 @@ impl<const FRAGS: bool> Packet for XdpView<'_, FRAGS> {
         let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, bytes.as_mut_ptr().cast(), N as u32) };
         if result == 0 { Some(bytes) } else { None }
     }
+
+    #[inline(always)]
+    fn copy(&self, offset: u32, to: &mut [u8]) -> bool {
+        // SAFETY: the helper writes as many bytes as there is room for, or fails.
+        unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, to.as_mut_ptr().cast(), to.len() as u32) == 0 }
+    }
 }
 
 /// A packet at TC; often only its headers lie in the first piece.
@@ -75,5 +81,11 @@ impl Packet for SkbView<'_> {
         let result =
             unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32) };
         if result == 0 { Some(bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn copy(&self, offset: u32, to: &mut [u8]) -> bool {
+        // SAFETY: the helper writes as many bytes as there is room for, or fails.
+        unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, to.as_mut_ptr().cast(), to.len() as u32) == 0 }
     }
 }

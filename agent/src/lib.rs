@@ -7,6 +7,7 @@ pub mod config;
 pub mod convert;
 pub mod daemon;
 pub mod findings;
+pub mod hello;
 pub mod kernel;
 pub mod pipeline;
 pub mod replay;

@@ -308,6 +308,7 @@ impl Pipeline {
     fn read(&mut self, exchanges: &mut Vec<Exchange>, read: impl FnOnce(&mut Kernel, &mut Vec<Exchange>)) {
         if let Some(kernel) = &mut self.kernel {
             read(kernel, exchanges);
+            kernel.identify(exchanges);
         }
         self.take(exchanges);
         exchanges.clear();

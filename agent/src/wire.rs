@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use hydrometer_ebpf::{
     abi::{self, ABORTED, DERIVED, ExchangeEvent, PIPELINED},
     client::record_median,
+    hello::HelloEvent,
 };
 use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Nanos, Protocol, Service};
 
@@ -19,7 +20,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos) -> Exchange {
         client: ClientId::from(client),
         client_port: event.client_port,
         service: Service { address: Some(abi::ip(event.server)), port: event.server_port },
-        flow: flow(client, event),
+        flow: flow(client, (event.client_port, event.server_port), event.flow_start),
         request_bytes: event.request_bytes,
         answer_bytes: event.answer_bytes,
         time_to_first_byte: since_request(event.first),
@@ -32,6 +33,11 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos) -> Exchange {
         ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
         ja4: None,
     }
+}
+
+/// The number of the flow that `event` is about.
+pub(crate) fn hello_flow(event: &HelloEvent) -> u64 {
+    flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
 }
 
 /// The engine's word for a protocol number of the library.
@@ -57,7 +63,7 @@ pub(crate) fn accuracy(protocol: Protocol, derived: bool) -> Accuracy {
 
 /// A number for the flow: FNV-1a over its addresses, ports and begin, cut to the 48 bits that every
 /// JSON reader keeps.
-fn flow(client: IpAddr, event: &ExchangeEvent) -> u64 {
+fn flow(client: IpAddr, ports: (u16, u16), start: u64) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |bytes: &[u8]| {
         for &byte in bytes {
@@ -68,8 +74,8 @@ fn flow(client: IpAddr, event: &ExchangeEvent) -> u64 {
         IpAddr::V4(address) => add(&address.octets()),
         IpAddr::V6(address) => add(&address.octets()),
     }
-    add(&event.client_port.to_be_bytes());
-    add(&event.server_port.to_be_bytes());
-    add(&event.flow_start.to_be_bytes());
+    add(&ports.0.to_be_bytes());
+    add(&ports.1.to_be_bytes());
+    add(&start.to_be_bytes());
     hash & 0xffff_ffff_ffff
 }

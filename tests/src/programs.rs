@@ -12,6 +12,7 @@ use aya::{
 use hydrometer_ebpf::{
     abi::{COUNTERS, Counters, ExchangeEvent, PORT_WORDS, ServiceKey, address},
     client::Client,
+    hello::HelloEvent,
 };
 use hydrometer_engine::Service;
 
@@ -31,6 +32,7 @@ pub struct Programs {
     // The kernel refuses programs whose log has no reader.
     _log: Option<Map>,
     events: RingBuf<MapData>,
+    hellos: RingBuf<MapData>,
 }
 
 impl Programs {
@@ -51,7 +53,9 @@ impl Programs {
             .context("cannot load the kernel programs")?;
         let log = ebpf.take_map("AYA_LOGS");
         let events = ebpf.take_map("EXCHANGES").context("there is no map EXCHANGES")?;
-        let mut programs = Self { ebpf, _log: log, events: RingBuf::try_from(events)? };
+        let hellos = ebpf.take_map("HELLOS").context("there is no map HELLOS")?;
+        let (events, hellos) = (RingBuf::try_from(events)?, RingBuf::try_from(hellos)?);
+        let mut programs = Self { ebpf, _log: log, events, hellos };
         programs.watch(services)?;
         for (name, program) in programs.ebpf.programs_mut() {
             match program {
@@ -119,6 +123,15 @@ impl Programs {
             events.extend(ExchangeEvent::from_bytes(&item));
         }
         events
+    }
+
+    /// Begins of connections since the last call, with the client's bytes.
+    pub fn hellos(&mut self) -> Vec<(HelloEvent, Vec<u8>)> {
+        let mut hellos = Vec::new();
+        while let Some(item) = self.hellos.next() {
+            hellos.extend(HelloEvent::from_bytes(&item).map(|(event, bytes)| (event, bytes.to_vec())));
+        }
+        hellos
     }
 
     /// All clients, by their key.

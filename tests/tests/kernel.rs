@@ -7,6 +7,7 @@ use hydrometer_agent::replay::{Captured, Replay, pcap};
 use hydrometer_ebpf::{
     abi::{Counter, Counters, ExchangeEvent},
     client::Client,
+    hello::HelloEvent,
     packet::{Direction, parse},
 };
 use hydrometer_engine::Service;
@@ -38,6 +39,7 @@ struct Both {
 #[derive(Debug, PartialEq)]
 struct Account {
     exchanges: Vec<ExchangeEvent>,
+    hellos: Vec<(HelloEvent, Vec<u8>)>,
     clients: BTreeMap<u64, Vec<u64>>,
     counters: Counters,
 }
@@ -69,6 +71,7 @@ impl Both {
     fn accounts(&mut self) -> (Account, Account) {
         let kernel = Account {
             exchanges: timeless(self.kernel.drain()),
+            hellos: undated(self.kernel.hellos()),
             clients: self
                 .kernel
                 .clients()
@@ -83,7 +86,8 @@ impl Both {
             clients.insert(key, counts(client));
         });
         let exchanges = timeless(self.native.drain());
-        (kernel, Account { exchanges, clients, counters: self.native.counters() })
+        let hellos = undated(self.native.hellos());
+        (kernel, Account { exchanges, hellos, clients, counters: self.native.counters() })
     }
 }
 
@@ -102,6 +106,11 @@ fn timeless(events: Vec<ExchangeEvent>) -> Vec<ExchangeEvent> {
             ..event
         })
         .collect()
+}
+
+/// Begins of connections without the time of their flow.
+fn undated(hellos: Vec<(HelloEvent, Vec<u8>)>) -> Vec<(HelloEvent, Vec<u8>)> {
+    hellos.into_iter().map(|(event, bytes)| (HelloEvent { flow_start: 0, ..event }, bytes)).collect()
 }
 
 /// A client's counters and size histograms.
@@ -136,7 +145,7 @@ fn captures() -> Vec<std::path::PathBuf> {
 
 #[test]
 fn captures_give_the_same_in_the_kernel_and_natively() {
-    let mut exchanges = 0;
+    let (mut exchanges, mut hellos) = (0, 0);
     for (odd, program) in ["hyd_ingress", "hyd_frags"].into_iter().enumerate() {
         let mut both = Both::new();
         for path in captures().iter().skip(odd).step_by(2) {
@@ -147,11 +156,13 @@ fn captures_give_the_same_in_the_kernel_and_natively() {
             }
             let (kernel, native) = both.accounts();
             exchanges += native.exchanges.len();
+            hellos += native.hellos.len();
             assert_eq!(kernel, native, "{}", path.display());
         }
     }
     // The comparison is of something.
     assert!(exchanges > 500, "{exchanges}");
+    assert!(hellos > 100, "{hellos}");
 }
 
 #[test]
@@ -277,6 +288,25 @@ fn a_full_ring_loses_detail_and_no_counts() {
     assert_eq!(counted, (100, 100 * 27, 50 * 19));
 }
 
+#[test]
+fn a_full_ring_for_hellos_is_counted() {
+    const CONNECTIONS: u32 = 2000;
+    let mut programs = Programs::load(product(), &[Service { address: None, port: 8443 }]).unwrap();
+    for connection in 0..CONNECTIONS {
+        let source: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), 20_000 + connection as u16);
+        let destination: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
+        for (seq, flags, payload) in [(99, flags::SYN, Vec::new()), (100, flags::ACK, handshake_record(1000))]
+        {
+            let frame = Tcp { source, destination, seq, flags, vlans: Vec::new(), payload }.frame();
+            programs.xdp("hyd_ingress", &frame, 1).unwrap();
+        }
+    }
+    let lost = programs.counters().unwrap()[Counter::HelloRingFull as usize];
+    let kept = programs.hellos().len() as u64;
+    assert!(lost > 0 && kept > 0);
+    assert_eq!(lost + kept, u64::from(CONNECTIONS));
+}
+
 /// Ingress and egress of the same flows run at the same time on different cores; what each counts must be
 /// what it was given, and the exchange that comes out must hold all of it.
 #[test]
@@ -331,11 +361,19 @@ fn both_directions_at_once_lose_and_mix_nothing() {
     println!("{} exchanges, {missing} bytes of {answered} in none", client.exchanges.get());
 }
 
+/// A record of a handshake, of a type that nobody has given a meaning.
+fn handshake_record(content: usize) -> Vec<u8> {
+    let mut record = tls_record(content);
+    record[0] = 22;
+    record
+}
+
 /// A conversation nobody would have: segments in any order, with any flags, of any content.
 fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let payload = prop_oneof![
         Just(Vec::new()),
         (1_usize..1300).prop_map(tls_record),
+        (1_usize..1300).prop_map(handshake_record),
         ((1_usize..200), (1_usize..200)).prop_map(|(a, b)| [tls_record(a), tls_record(b)].concat()),
         (2_usize..300).prop_map(|cut| tls_record(300)[..cut].to_vec()),
         (0_usize..300).prop_map(|cut| tls_record(300)[cut..].to_vec()),
@@ -383,7 +421,7 @@ fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
         Config::default(),
         proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
     );
-    let mut exchanges = 0;
+    let (mut exchanges, mut hellos) = (0, 0);
     let mut both = Both::new();
     for case in 0..cases {
         if case % 100 == 0 {
@@ -395,7 +433,8 @@ fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
         }
         let (kernel, native) = both.accounts();
         exchanges += native.exchanges.len();
+        hellos += native.hellos.len();
         assert_eq!(kernel, native, "case {case}: {frames:02x?}");
     }
-    assert!(exchanges > cases / 2, "{exchanges}");
+    assert!(exchanges > cases / 2 && hellos > cases / 2, "{exchanges}, {hellos}");
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use hydrometer_ebpf::abi::Counter;
+use hydrometer_ebpf::abi::{Counter, ExchangeEvent};
 use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, ExchangeRecord, Nanos, Service};
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use super::{
     units,
 };
 use crate::{
+    hello::Hellos,
     replay::{Replay, pcap},
     wire,
 };
@@ -40,6 +41,9 @@ pub struct ReplayArgs {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
+
+/// Flows whose fingerprint is remembered.
+const MAX_FLOWS: usize = 1 << 20;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,13 +90,23 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 /// All exchanges by start, and how reading ended: a damaged file still gives what came before.
 fn exchanges(file: &Path, services: &[Service]) -> (Vec<Exchange>, anyhow::Result<()>) {
     let replay = Replay::new(services);
-    let mut events = Vec::new();
+    let mut hellos = Hellos::new(MAX_FLOWS);
+    let mut exchanges = Vec::new();
+    let mut add = |events: Vec<ExchangeEvent>| {
+        for (event, bytes) in replay.hellos() {
+            hellos.take(&event, &bytes);
+        }
+        for event in events {
+            let mut exchange = wire::exchange(&event, Nanos(0));
+            hellos.identify(&mut exchange);
+            exchanges.push(exchange);
+        }
+    };
     let read = pcap::read(file, |packet| {
         replay.captured(packet);
-        events.append(&mut replay.drain());
+        add(replay.drain());
     });
-    events.append(&mut replay.flush());
-    let mut exchanges: Vec<_> = events.iter().map(|event| wire::exchange(event, Nanos(0))).collect();
+    add(replay.flush());
     exchanges.sort_by_key(|exchange| exchange.start);
     explain(&replay, read.as_ref().ok().copied(), exchanges.len());
     (exchanges, read.map(|_| ()).map_err(Into::into))

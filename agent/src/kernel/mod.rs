@@ -13,19 +13,22 @@ mod load;
 mod status;
 mod wakeup;
 
-use std::{fmt, io, net::IpAddr, time::Duration};
+use std::{fmt, io, net::IpAddr, os::fd::AsFd, time::Duration};
 
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray, RingBuf},
 };
 use aya_log::EbpfLogger;
-use hydrometer_ebpf::abi::{Counter, Counters, ExchangeEvent};
+use hydrometer_ebpf::{
+    abi::{Counter, Counters, ExchangeEvent},
+    hello::HelloEvent,
+};
 use hydrometer_engine::{Accuracy, ClientId, Exchange, Nanos, Protocol, Service};
 
 use self::{attach::Links, clients::Clients, flows::Flows, wakeup::Wakeup};
 pub use self::{error::KernelError, load::OBJECT};
-use crate::wire;
+use crate::{hello::Hellos, wire};
 
 /// Target of the kernel programs' log lines: their crate.
 pub const LOG_TARGET: &str = "hydrometer_programs";
@@ -212,8 +215,10 @@ pub struct Kernel {
     links: Vec<Links>,
     attachments: Vec<Attachment>,
     ring: RingBuf<MapData>,
-    /// Woken when the ring buffer or the log has something; made when first waited for.
-    wakeups: Option<(Wakeup, Wakeup)>,
+    hello_ring: RingBuf<MapData>,
+    hellos: Hellos,
+    /// Woken when a ring buffer or the log has something; made when first waited for.
+    wakeups: Option<Wakeups>,
     // The kernel refuses programs whose log has no reader.
     log: EbpfLogger<&'static dyn log::Log>,
     flows: Flows,
@@ -228,6 +233,7 @@ impl Kernel {
         let mut ebpf = load::object(options)?;
         let log = EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Load(error.to_string()))?;
         let ring = load::take(&mut ebpf, "EXCHANGES")?;
+        let hello_ring = load::take(&mut ebpf, "HELLOS")?;
         let flows = Flows::new(
             load::take(&mut ebpf, "FLOWS4")?,
             load::take(&mut ebpf, "FLOWS6")?,
@@ -245,6 +251,8 @@ impl Kernel {
             links: Vec::new(),
             attachments: Vec::new(),
             ring,
+            hello_ring,
+            hellos: Hellos::new(options.max_flows as usize),
             wakeups: None,
             log,
             flows,
@@ -276,18 +284,19 @@ impl Kernel {
         self.links.drain(..).map(Links::detach).fold(Ok(()), Result::and)
     }
 
-    /// Waits until the ring buffer has something (or the kernel log has). Cancel safe.
+    /// Waits until a ring buffer has something (or the kernel log has). Cancel safe.
     pub async fn ready(&mut self) -> Result<(), KernelError> {
-        let (ring, log) = match &mut self.wakeups {
+        let wakeups = match &mut self.wakeups {
             Some(wakeups) => wakeups,
             none => {
-                let made = Wakeup::new(&self.ring).and_then(|ring| Ok((ring, Wakeup::new(&self.log)?)));
+                let made = Wakeups::new(&self.ring, &self.hello_ring, &self.log);
                 none.insert(made.map_err(KernelError::Wait)?)
             }
         };
         tokio::select! {
-            result = ring.wait() => result.map_err(KernelError::Wait),
-            result = log.wait() => {
+            result = wakeups.ring.wait() => result.map_err(KernelError::Wait),
+            result = wakeups.hellos.wait() => result.map_err(KernelError::Wait),
+            result = wakeups.log.wait() => {
                 self.log.flush();
                 result.map_err(KernelError::Wait)
             }
@@ -304,6 +313,20 @@ impl Kernel {
             {
                 out.push(wire::exchange(&event, epoch));
             }
+        }
+    }
+
+    /// Gives each exchange what the begin of its connection tells. The exchanges come first, and then what
+    /// was seen before them is read: so nothing that is known by then is missing.
+    pub fn identify(&mut self, exchanges: &mut [Exchange]) {
+        for _ in 0..DRAIN_AT_ONCE {
+            let Some(item) = self.hello_ring.next() else { break };
+            if let Some((event, bytes)) = HelloEvent::from_bytes(&item) {
+                self.hellos.take(&event, bytes);
+            }
+        }
+        for exchange in exchanges {
+            self.hellos.identify(exchange);
         }
     }
 
@@ -368,6 +391,12 @@ impl Kernel {
             meaning: "An answer paused for longer than `quiet` and went on: its exchange was reported \
                       without the rest; raise quiet.",
         });
+        losses.push(Loss {
+            stage: "hello_unread",
+            count: self.hellos.lost(),
+            meaning: "A ClientHello could not be read, or a part of it never came: that connection's exchanges \
+                      have no JA4.",
+        });
         Ok(KernelStatus {
             programs: status::programs(&self.ebpf),
             maps: status::maps(self),
@@ -382,6 +411,19 @@ impl Kernel {
     /// Who is attached where.
     pub fn attachments(&self) -> &[Attachment] {
         &self.attachments
+    }
+}
+
+/// What wakes whoever waits for the kernel.
+struct Wakeups {
+    ring: Wakeup,
+    hellos: Wakeup,
+    log: Wakeup,
+}
+
+impl Wakeups {
+    fn new(ring: &impl AsFd, hellos: &impl AsFd, log: &impl AsFd) -> io::Result<Self> {
+        Ok(Self { ring: Wakeup::new(ring)?, hellos: Wakeup::new(hellos)?, log: Wakeup::new(log)? })
     }
 }
 

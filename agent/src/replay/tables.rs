@@ -18,6 +18,7 @@ use hydrometer_ebpf::{
     },
     client::Client,
     flow::Flow,
+    hello::HelloEvent,
     packet::{Direction, Packet, parse},
     track::{self, Scratch, Step, Tables},
 };
@@ -42,6 +43,14 @@ impl Packet for Captured<'_> {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.bytes.get(offset as usize..)?.first_chunk().copied()
     }
+
+    fn copy(&self, offset: u32, to: &mut [u8]) -> bool {
+        let bytes = self.bytes.get(offset as usize..).and_then(|bytes| bytes.get(..to.len()));
+        if let Some(bytes) = bytes {
+            to.copy_from_slice(bytes);
+        }
+        bytes.is_some()
+    }
 }
 
 /// The library with everything it asks for.
@@ -52,8 +61,10 @@ pub struct Replay {
     flows6: Table<FlowKey6, Flow>,
     clients: Table<u64, Client>,
     tickets: RefCell<HashMap<u16, u32>>,
+    tls_ports: RefCell<HashSet<u16>>,
     counters: RefCell<Counters>,
     events: RefCell<Vec<ExchangeEvent>>,
+    hellos: RefCell<Vec<(HelloEvent, Vec<u8>)>>,
     scratch: [UnsafeCell<Scratch>; 2],
     now: Cell<u64>,
 }
@@ -92,6 +103,11 @@ impl Replay {
     /// Exchanges that have ended since the last call, in the order in which they ended.
     pub fn drain(&self) -> Vec<ExchangeEvent> {
         self.events.take()
+    }
+
+    /// Begins of TLS connections seen since the last call, with the client's bytes.
+    pub fn hellos(&self) -> Vec<(HelloEvent, Vec<u8>)> {
+        self.hellos.take()
     }
 
     /// Exchanges still open: the capture is over.
@@ -163,6 +179,14 @@ unsafe impl Tables for Replay {
         self.tickets.borrow_mut().insert(port, len);
     }
 
+    fn speaks_tls(&self, port: u16) -> bool {
+        self.tls_ports.borrow().contains(&port)
+    }
+
+    fn learn_tls(&self, port: u16) {
+        self.tls_ports.borrow_mut().insert(port);
+    }
+
     fn count(&self, counter: Counter) {
         const { assert!(Counter::ALL.len() == COUNTERS) };
         self.counters.borrow_mut()[counter as usize] += 1;
@@ -189,6 +213,16 @@ unsafe impl Tables for Replay {
         let mut event = ExchangeEvent::default();
         fill(&mut event);
         self.events.borrow_mut().push(event);
+        true
+    }
+
+    fn hello<P: Packet>(&self, packet: &P, at: u32, len: u32, fill: impl FnOnce(&mut HelloEvent)) -> bool {
+        let mut event = HelloEvent::default();
+        fill(&mut event);
+        let mut bytes = vec![0; len as usize];
+        if packet.copy(at, &mut bytes) {
+            self.hellos.borrow_mut().push((event, bytes));
+        }
         true
     }
 }

@@ -1,0 +1,117 @@
+//! The begin of a TLS connection, handed to userspace: the client's bytes up to the end of its
+//! ClientHello, from which userspace tells the JA4 fingerprint.
+//!
+//! In flow the client's segments until the server has answered; out flow their bytes, each with its
+//! position in the stream. Nothing is put together here: userspace sorts, and drops what it has seen.
+//!
+//! Invariant: only bytes of handshake records leave, as far as the order of segments lets that be told,
+//! and none beyond [`MAX_HELLO`] of a connection.
+
+use crate::{
+    abi::{Address, Counter},
+    flow::{ClientHalf, Flow, SYN_SEEN, TLS_KNOWN},
+    packet::{Packet, Segment},
+    stream::Stream,
+    tls::{HANDSHAKE, HEADER, Record},
+    track::Tables,
+    walk::Header as _,
+};
+
+/// Bytes of a connection's begin that are looked at: a post-quantum ClientHello has about 1,800.
+pub const MAX_HELLO: u32 = 4096;
+
+/// What is said of the bytes that follow in the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HelloEvent {
+    /// Client address.
+    pub client: Address,
+    /// Service address.
+    pub server: Address,
+    /// First packet of the flow, nanoseconds of the kernel's monotonic clock.
+    pub flow_start: u64,
+    /// Client port, host order.
+    pub client_port: u16,
+    /// Service port, host order.
+    pub server_port: u16,
+    /// Where in the client's stream the bytes begin.
+    pub position: u32,
+    /// How many bytes follow.
+    pub len: u32,
+    /// IP protocol number.
+    pub transport: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+const _: () = assert!(size_of::<HelloEvent>() == 56);
+
+impl HelloEvent {
+    /// The event in these bytes of the ring buffer, and the client's bytes behind it; `None` when there are
+    /// too few.
+    pub fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, bytes) = bytes.split_at_checked(size_of::<Self>())?;
+        let words: [[u8; 8]; 7] = head.as_chunks().0.first_chunk().copied()?;
+        let event = Self::from(words.map(u64::from_ne_bytes));
+        Some((event, bytes.get(..event.len as usize)?))
+    }
+}
+
+/// Hands out what `segment` has of the client's first records. Nothing once the server has answered: the
+/// ClientHello was whole by then.
+#[inline(always)]
+pub(crate) fn client<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &ClientHalf,
+    segment: &Segment,
+) {
+    if half.flags & SYN_SEEN == 0 || flow.answered.tls.get() & TLS_KNOWN != 0 {
+        return;
+    }
+    let position = segment.seq.wrapping_sub(half.syn).wrapping_sub(1);
+    if position >= MAX_HELLO {
+        return;
+    }
+    let len = handshake_bytes(packet, &half.stream, segment).min(MAX_HELLO - position);
+    if len == 0 {
+        return;
+    }
+    let handed_out = tables.hello(packet, segment.payload, len, |event| {
+        event.client = segment.client;
+        event.server = segment.server;
+        event.flow_start = flow.first_seen.get();
+        event.client_port = u16::from_be(segment.client_port);
+        event.server_port = u16::from_be(segment.server_port);
+        event.position = position;
+        event.len = len;
+        event.transport = segment.transport;
+        event.pad = [0; 3];
+    });
+    if !handed_out {
+        tables.count(Counter::HelloRingFull);
+    }
+}
+
+/// Bytes at the begin of `segment` that belong to handshake records. Early data, which may follow, is
+/// left out where the stream is in order; elsewhere boundaries are not known.
+#[inline(always)]
+fn handshake_bytes<P: Packet>(packet: &P, stream: &Stream, segment: &Segment) -> u32 {
+    if segment.seq != stream.next || stream.header_len > 0 {
+        return segment.payload_len;
+    }
+    let end = match Record::at_start(packet, segment) {
+        _ if stream.remaining > 0 => stream.remaining,
+        Some(record) if record.kind == HANDSHAKE => HEADER + record.len,
+        Some(_) => 0,
+        // A header that continues in the next segment.
+        None => segment.payload_len,
+    };
+    // A ClientHello may go on in a second record.
+    if end >= segment.payload_len || packet.load(segment.payload + end) == Some([HANDSHAKE]) {
+        segment.payload_len
+    } else {
+        end
+    }
+}

@@ -1,0 +1,149 @@
+//! From the first bytes of connections to JA4 fingerprints, and from those to exchanges.
+//!
+//! In flow the events of the library (`hydrometer_ebpf::hello`), from the kernel or from a replay; exchanges get
+//! the fingerprint of their flow. Invariant: memory is bounded, whatever comes; what is given up is counted.
+
+mod assembly;
+mod ja4;
+mod recent;
+
+use hydrometer_ebpf::hello::HelloEvent;
+use hydrometer_engine::Exchange;
+
+pub use self::ja4::{Carrier, Ja4};
+use self::{assembly::Assembly, recent::Recent};
+use crate::wire;
+
+/// Connections whose ClientHello is put together at a time: 16 MiB at most.
+const MAX_UNFINISHED: usize = 2048;
+/// Content type of a handshake record.
+const HANDSHAKE: u8 = 22;
+/// Type of the handshake message.
+const CLIENT_HELLO: u8 = 1;
+
+/// Fingerprints of flows.
+#[derive(Debug)]
+pub struct Hellos {
+    /// By the number of their flow.
+    known: Recent<Ja4>,
+    /// Of which a part has come.
+    unfinished: Recent<Assembly>,
+    /// Those that could not be read.
+    unreadable: u64,
+}
+
+impl Hellos {
+    /// Remembers the fingerprints of up to `flows` flows.
+    pub fn new(flows: usize) -> Self {
+        Self { known: Recent::new(flows), unfinished: Recent::new(MAX_UNFINISHED), unreadable: 0 }
+    }
+
+    /// Takes the bytes that an event tells of.
+    pub fn take(&mut self, event: &HelloEvent, bytes: &[u8]) {
+        let flow = wire::hello_flow(event);
+        if event.position != 0 && self.known.get(flow).is_some() {
+            return;
+        }
+        let mut assembly = self.unfinished.remove(flow).unwrap_or_default();
+        assembly.add(event.position as usize, bytes);
+        match client_hello(assembly.begin()) {
+            Begin::Unfinished => self.unfinished.insert(flow, assembly),
+            Begin::Whole(message) => match Ja4::of(Carrier::Tcp, &message) {
+                Some(ja4) => self.known.insert(flow, ja4),
+                None => self.unreadable += 1,
+            },
+            Begin::Other => self.unreadable += 1,
+        }
+    }
+
+    /// Gives an exchange the fingerprint of its flow. All events from before the exchange must have been
+    /// taken.
+    pub fn identify(&mut self, exchange: &mut Exchange) {
+        if let Some(ja4) = self.known.get(exchange.flow) {
+            exchange.ja4 = Some(ja4.to_string());
+        }
+    }
+
+    /// ClientHellos that could not be read, or of which a part never came.
+    pub fn lost(&self) -> u64 {
+        self.unreadable + self.unfinished.dropped()
+    }
+}
+
+/// What a connection begins with.
+enum Begin {
+    /// More has to come before it can be told.
+    Unfinished,
+    /// A ClientHello, this message.
+    Whole(Vec<u8>),
+    /// Something else, or more than is looked at.
+    Other,
+}
+
+/// The ClientHello that a stream of TLS records begins with; it may go on over several records (RFC 8446
+/// section 5.1).
+fn client_hello(mut stream: &[u8]) -> Begin {
+    let mut message = Vec::new();
+    while let Some((head, rest)) = stream.split_first_chunk::<5>() {
+        if head[0] != HANDSHAKE {
+            return Begin::Other;
+        }
+        let len = usize::from(u16::from_be_bytes([head[3], head[4]]));
+        message.extend_from_slice(&rest[..len.min(rest.len())]);
+        if let Some(&[kind, high, middle, low]) = message.first_chunk() {
+            let whole = 4 + u32::from_be_bytes([0, high, middle, low]) as usize;
+            if kind != CLIENT_HELLO || whole > assembly::LIMIT {
+                return Begin::Other;
+            }
+            if message.len() >= whole {
+                message.truncate(whole);
+                return Begin::Whole(message);
+            }
+        }
+        stream = rest.get(len..).unwrap_or_default();
+    }
+    Begin::Unfinished
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// Bytes that begin like a ClientHello of some length, or not at all.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let record = |len: u16| {
+            [&[22, 3, 1][..], &len.to_be_bytes(), &[1, 0], &len.saturating_sub(4).to_be_bytes()].concat()
+        };
+        prop_oneof![
+            vec(any::<u8>(), 1..200),
+            (0_u16..300, vec(any::<u8>(), 0..400)).prop_map(move |(len, rest)| [record(len), rest].concat()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_memory_is_bounded(
+            events in vec((0_u16..9000, prop_oneof![Just(0_u32), any::<u32>(), 0_u32..300], bytes()), 1..60),
+        ) {
+            let mut hellos = Hellos::new(16);
+            for (client_port, position, bytes) in &events {
+                let event = HelloEvent { client_port: *client_port, position: *position, ..HelloEvent::default() };
+                hellos.take(&event, bytes);
+                prop_assert!(hellos.known.len() <= 16 && hellos.unfinished.len() <= MAX_UNFINISHED);
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_never_comes_is_given_up_and_counted() {
+        let mut hellos = Hellos::new(16);
+        for client in 0..10_000_u32 {
+            let event = HelloEvent { client: [0, 0, 0, client], ..HelloEvent::default() };
+            hellos.take(&event, &[22, 3, 1, 2, 0, 1, 0]);
+        }
+        assert!(hellos.unfinished.len() <= MAX_UNFINISHED);
+        assert_eq!(hellos.lost() + hellos.unfinished.len() as u64, 10_000);
+    }
+}
