@@ -19,12 +19,14 @@ const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent-ebpf");
+    // Cargo runs this in the crate's folder. The path stays relative: a target folder that was copied along
+    // with its sources must not look for changes where it came from.
+    let source = Path::new("../agent-ebpf");
     for path in ["src", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", source.join(path).display());
     }
     let target = out.join("ebpf");
-    let status = cargo(&source, &target).status();
+    let status = cargo(source, &target).status();
     match status {
         Ok(status) if status.success() => {}
         Ok(status) => panic!(

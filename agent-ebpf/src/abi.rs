@@ -238,7 +238,7 @@ macro_rules! counters {
 
             /// Whether something was not followed; the others count packets.
             pub const fn is_loss(self) -> bool {
-                self as u8 > Self::EgressWatched as u8
+                self as u8 > Self::EgressUnwatched as u8
             }
 
             /// The name in snake case.
@@ -259,14 +259,14 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Packets the ingress program saw.
-    IngressSeen = "ingress_seen",
     /// Packets from clients of watched services.
     IngressWatched = "ingress_watched",
-    /// Packets the egress program saw.
-    EgressSeen = "egress_seen",
+    /// Packets of others that the ingress program saw.
+    IngressUnwatched = "ingress_unwatched",
     /// Packets of watched services to clients.
     EgressWatched = "egress_watched",
+    /// Packets of others that the egress program saw.
+    EgressUnwatched = "egress_unwatched",
     /// The frame ends inside a header it announces.
     FrameTruncated = "frame_truncated",
     /// An IP header with an impossible version, header length or total length.

@@ -6,11 +6,14 @@
 
 use crate::{
     abi::{Counter, Protocol},
-    flow::{Answered, EARLY, Flow, HANDSHAKE_DONE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN, protocol},
+    flow::{
+        Answered, EARLY, Flow, HANDSHAKE_DONE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established,
+        protocol,
+    },
     http::{self, CONTINUE_LEN},
-    packet::{Packet, Segment},
+    packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{self, APPLICATION_DATA, Record, is_finished},
+    tls::{self, APPLICATION_DATA, Record, Within, is_finished},
     track::Tables,
     walk::{self, Header as _, Position, Reader},
 };
@@ -36,6 +39,47 @@ pub(crate) fn connect(flow: &Flow, half: &mut ServerHalf, connection: u32) {
     flow.answered.turn.set(0);
     flow.answered.records.set(0);
     flow.answered.pending.set(0);
+}
+
+/// Takes the usual segment of an established flow: an acknowledgement, or the next data of the answer under
+/// way, within one record. `false` for every other; then nothing has changed.
+///
+/// The precise clock is read where an answer may end: with the last record of what the server had to send,
+/// which TCP marks.
+#[inline(always)]
+pub(crate) fn goes_on<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &mut ServerHalf,
+    segment: &Segment,
+) -> bool {
+    let answered = &flow.answered;
+    if !is_established(flow.asked.mode.get())
+        || segment.has(SYN | FIN | RST)
+        || half.connection != flow.asked.connection.get()
+    {
+        return false;
+    }
+    if segment.payload_len == 0 {
+        return true;
+    }
+    if answered.turn.get() != flow.asked.turn.get() || answered.records.get() < 2 {
+        return false;
+    }
+    let Some(within) = Within::of(&half.stream, packet, segment) else { return false };
+    let content = within.begins.saturating_sub(answered.overhead());
+    if within.begins > 0 && content <= CHUNK_END {
+        return false;
+    }
+    half.stream.step(segment.payload_len, within.remaining);
+    if within.begins > 0 {
+        answered.count(content);
+    }
+    if within.remaining == 0 {
+        answered.last.set(if segment.has(PSH) { tables.now() } else { tables.coarse_now() });
+    }
+    true
 }
 
 /// Takes a segment with data.

@@ -11,11 +11,14 @@ mod tables;
 mod view;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+    bindings::{
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
+        xdp_action::{XDP_ABORTED, XDP_PASS},
+    },
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use hydrometer_ebpf::track;
+use hydrometer_ebpf::{packet::Direction, track};
 
 use self::{
     tables::Kernel,
@@ -49,6 +52,26 @@ fn empty_xdp(_context: XdpContext) -> u32 {
 #[classifier]
 fn empty_tc(_context: TcContext) -> i32 {
     TC_ACT_UNSPEC
+}
+
+/// What every program must do before it knows that a packet is not its own. The verdict depends on it, so
+/// that none of it is left out.
+#[xdp]
+fn port_xdp(context: XdpContext) -> u32 {
+    advance(
+        context.data(),
+        context.data_end(),
+        SEQUENCE,
+        (context.data_end() - context.data() - HEADERS) as u32,
+    );
+    floor::port(&XdpView::<false>(&context), Direction::Ingress).map_or(XDP_PASS, |_| XDP_ABORTED)
+}
+
+/// The same, at TC.
+#[classifier]
+fn port_tc(context: TcContext) -> i32 {
+    advance(context.data(), context.data_end(), SEQUENCE, context.len() - HEADERS as u32);
+    floor::port(&SkbView(&context), Direction::Egress).map_or(TC_ACT_UNSPEC, |_| TC_ACT_SHOT)
 }
 
 /// The plain design.

@@ -13,7 +13,7 @@ use crate::{
     abi::{ABORTED, Address, DERIVED, ExchangeEvent, PIPELINED, Protocol, SIZE_CLASSES},
     cell::{Shared32, Shared64},
     client::size_class,
-    packet::{Segment, UDP},
+    packet::Segment,
     stream::Stream,
     tls::OVERHEAD_13,
 };
@@ -135,7 +135,7 @@ impl Flow {
         event.flow_start = self.first_seen.get();
         event.turn = turn;
         event.start = asked.start.get();
-        event.request_end = asked.end.get();
+        event.request_end = at_least(asked.end.get(), event.start);
         (event.request_bytes, event.answer_bytes) = self.totals(turn);
         let derived = if modes & (REQUEST_DERIVED | ANSWER_DERIVED) != 0 { DERIVED } else { 0 };
         let pipelined = if modes & PIPELINE != 0 { PIPELINED } else { 0 };
@@ -155,7 +155,7 @@ impl Flow {
         event.records = answered.records.get();
         event.first = answered.first.get();
         event.second = answered.second.get();
-        event.last = answered.last.get();
+        event.last = at_least(answered.last.get(), at_least(event.second, event.first));
         for (word, bytes) in answered.classes.iter().zip(event.classes.as_chunks_mut().0) {
             *bytes = word.get().to_le_bytes();
         }
@@ -173,6 +173,12 @@ impl Flow {
             event.flags |= ABORTED;
         }
     }
+}
+
+/// `time`, or `floor` where that is later: a coarse clock is behind a precise one.
+#[inline(always)]
+fn at_least(time: u64, floor: u64) -> u64 {
+    if time < floor { floor } else { time }
 }
 
 /// What the client asked, published by ingress.
@@ -193,6 +199,13 @@ pub struct Asked {
     pub connection: Shared32,
     /// Turns of earlier connections with the same ports.
     pub turns_before: Shared32,
+}
+
+/// [`Asked::mode`] of a flow that is in the middle of TLS, without what may come and go meanwhile.
+#[inline(always)]
+pub(crate) fn is_established(mode: u32) -> bool {
+    const ESTABLISHED: u32 = Protocol::Tls as u32 | HANDSHAKE_DONE;
+    mode & (0xff | HANDSHAKE_DONE | CLIENT_DONE) == ESTABLISHED
 }
 
 /// In [`Asked::mode`]: the TLS handshake is over.
@@ -283,9 +296,15 @@ impl Answered {
         } else if records == 1 {
             self.second.set(now);
         }
-        self.records.set(records + 1);
-        self.bytes.set(self.bytes.get() + bytes as u64);
         self.last.set(now);
+        self.count(bytes);
+    }
+
+    /// Counts a record of this many application bytes.
+    #[inline(always)]
+    pub(crate) fn count(&self, bytes: u32) {
+        self.records.set(self.records.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes as u64);
         self.classify(bytes);
     }
 
@@ -324,11 +343,10 @@ impl Unreported {
         self.bytes += segment.ip_bytes;
     }
 
-    /// Whether it is time to tell. It always is once the client sends no more, since any packet may be the
-    /// last, and over UDP, where nothing says when a flow ends.
+    /// Whether it is time to tell.
     #[inline(always)]
-    pub(crate) fn is_due(self, segment: &Segment, mode: u32) -> bool {
-        self.packets >= REPORT_EVERY || segment.transport == UDP || mode & CLIENT_DONE != 0
+    pub(crate) fn is_due(self) -> bool {
+        self.packets >= REPORT_EVERY
     }
 }
 

@@ -43,6 +43,8 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// TCP flag: reset.
 pub const RST: u8 = 0x04;
+/// TCP flag: the sender has nothing more to send for now (RFC 9293 section 3.9.1).
+pub const PSH: u8 = 0x08;
 /// TCP flag: acknowledgement.
 pub const ACK: u8 = 0x10;
 

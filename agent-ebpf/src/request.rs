@@ -8,12 +8,12 @@ use crate::{
     abi::{Counter, Protocol},
     flow::{
         ANSWER_DERIVED, ClientHalf, EARLY, EARLY_ENDED, Flow, HANDSHAKE_DONE, PIPELINE, REQUEST_DERIVED,
-        SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, protocol,
+        SYN_DOUBTFUL, SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established, protocol,
     },
     hello, http,
-    packet::{Packet, Segment},
+    packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
-    tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, is_finished},
+    tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
     track::Tables,
     walk::{self, Header as _, Position, Reader},
 };
@@ -49,6 +49,46 @@ const MAX_FINISHED_SEGMENT: u32 = 80;
 /// Contents of HTTP/2 control frames with their headers: SETTINGS acknowledgement, WINDOW_UPDATE,
 /// PING, GOAWAY.
 const HTTP2_CONTROL: [u32; 4] = [9, 13, 17, 26];
+
+/// Takes the usual segment of an established flow: an acknowledgement, or the next data of the request
+/// under way, within one record. `false` for every other; then nothing has changed.
+///
+/// The precise clock is read where a request may end: with the last record of what the client had to send,
+/// which TCP marks.
+#[inline(always)]
+pub(crate) fn goes_on<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &mut ClientHalf,
+    segment: &Segment,
+) -> bool {
+    let tls = flow.answered.tls.get();
+    if !is_established(flow.asked.mode.get())
+        || segment.has(SYN | FIN | RST)
+        || half.flags & SYN_DOUBTFUL != 0
+        || tls & TLS_HTTP2 != 0
+    {
+        return false;
+    }
+    if segment.payload_len == 0 {
+        return true;
+    }
+    let Some(within) = Within::of(&half.stream, packet, segment) else { return false };
+    if within.begins > 0 {
+        let content = within.begins.saturating_sub(flow.answered.overhead());
+        if content <= MAX_CONTROL || flow.asked.turn.get() == 0 || flow.is_answered() {
+            return false;
+        }
+        half.bytes += content as u64;
+        flow.asked.bytes.set(half.bytes);
+    }
+    half.stream.step(segment.payload_len, within.remaining);
+    if within.remaining == 0 {
+        flow.asked.end.set(if segment.has(PSH) { tables.now() } else { tables.coarse_now() });
+    }
+    true
+}
 
 /// Takes a segment with data; returns the turn that it begins, if it does.
 #[inline(always)]

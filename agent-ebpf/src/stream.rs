@@ -101,6 +101,21 @@ impl<const N: usize> Stream<N> {
         self.state == UNSTARTED || after(seq, self.high).unsigned_abs() <= MAX_WINDOW
     }
 
+    /// Whether everything before `seq` has been walked and nothing after it was seen, with no header cut in
+    /// two: what nearly every segment finds.
+    #[inline(always)]
+    pub(crate) fn is_next(&self, seq: u32) -> bool {
+        self.state == IN_SYNC && self.next == seq && self.high == seq && self.header_len == 0
+    }
+
+    /// Steps over `len` bytes from `next`, all of one record, of which `remaining` are then still to come.
+    #[inline(always)]
+    pub(crate) fn step(&mut self, len: u32, remaining: u32) {
+        self.next = self.next.wrapping_add(len);
+        self.high = self.next;
+        self.remaining = remaining;
+    }
+
     /// Places `len` bytes (not 0) from `seq`, for a walk of records.
     #[inline(always)]
     pub(crate) fn place(&mut self, seq: u32, len: u32) -> Place {

@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_loop, bpf_ringbuf_output},
+        generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output},
     },
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -180,6 +180,12 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     fn now(&self) -> u64 {
         // SAFETY: the helper takes no arguments and cannot fail.
         unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn coarse_now(&self) -> u64 {
+        // SAFETY: the helper takes no arguments and cannot fail.
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 
 use crate::{
     packet::{Packet, Segment},
+    stream::Stream,
     walk::Header,
 };
 
@@ -55,6 +56,38 @@ impl Header<{ HEADER as usize }> for Record {
     #[inline(always)]
     fn content(&self) -> u32 {
         self.len
+    }
+}
+
+/// What the usual segment of an established flow is: the next of its stream, and within one record of
+/// application data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Within {
+    /// Length of the record that begins here; 0 when it began before.
+    pub(crate) begins: u32,
+    /// Bytes of the record that are still to come after this segment.
+    pub(crate) remaining: u32,
+}
+
+impl Within {
+    /// `None` for every other segment.
+    #[inline(always)]
+    pub(crate) fn of<P: Packet>(
+        stream: &Stream<{ HEADER as usize }>,
+        packet: &P,
+        segment: &Segment,
+    ) -> Option<Self> {
+        if !stream.is_next(segment.seq) {
+            return None;
+        }
+        let len = segment.payload_len;
+        if stream.remaining > 0 {
+            let fits = stream.remaining >= len;
+            return if fits { Some(Self { begins: 0, remaining: stream.remaining - len }) } else { None };
+        }
+        let record = Record::at_start(packet, segment)?;
+        let fits = record.kind == APPLICATION_DATA && HEADER + record.len >= len;
+        if fits { Some(Self { begins: record.len, remaining: HEADER + record.len - len }) } else { None }
     }
 }
 

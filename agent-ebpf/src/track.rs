@@ -49,6 +49,8 @@ pub unsafe trait Tables {
     fn count(&self, counter: Counter);
     /// Monotonic time, nanoseconds.
     fn now(&self) -> u64;
+    /// The same as of the last timer tick, at a fraction of the cost.
+    fn coarse_now(&self) -> u64;
     /// Room for the packet at hand, one for each direction. Handed out once a packet.
     #[expect(clippy::mut_from_ref, reason = "the implementor promises to hand it out once")]
     fn scratch(&self, direction: Direction) -> Option<&mut Scratch>;
@@ -78,18 +80,25 @@ pub trait Step {
 /// A packet from the network.
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    tables.count(Counter::IngressSeen);
     let Some((segment, work)) = segment(packet, tables, Direction::Ingress) else { return };
     let known = lookup(tables, segment);
-    let Some(flow) = known.or_else(|| insert(tables, segment)) else { return };
+    let Some(flow) = known.or_else(|| insert(tables, segment)) else {
+        return tables.count(Counter::IngressUnwatched);
+    };
     tables.count(Counter::IngressWatched);
-    let now = tables.now();
     // SAFETY: promised by the implementor of `Tables`.
     let half = unsafe { flow.client_half() };
+    half.unreported.add(segment);
+    if request::goes_on(packet, tables, flow, half, segment) {
+        if half.unreported.is_due() {
+            report(tables, segment, &mut half.unreported, Direction::Ingress, tables.coarse_now());
+        }
+        return;
+    }
+    let now = tables.now();
     if flow.first_seen.get() == 0 {
         flow.first_seen.set(now);
     }
-    half.unreported.add(segment);
     work.found.begins = false;
     if segment.has(SYN) {
         connect(tables, flow, half, segment, now);
@@ -102,7 +111,8 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     if segment.has(FIN | RST) {
         finish(tables, flow, half, segment, now);
     }
-    if half.unreported.is_due(segment, flow.asked.mode.get())
+    if half.unreported.is_due()
+        || may_be_last(segment, flow)
         || work.found.begins
         || segment.has(SYN | FIN | RST)
     {
@@ -113,14 +123,19 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
 /// A packet to the network.
 #[inline(always)]
 pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    tables.count(Counter::EgressSeen);
     let Some((segment, work)) = segment(packet, tables, Direction::Egress) else { return };
     // Only what the client began is followed.
-    let Some(flow) = lookup(tables, segment) else { return };
+    let Some(flow) = lookup(tables, segment) else { return tables.count(Counter::EgressUnwatched) };
     tables.count(Counter::EgressWatched);
     // SAFETY: promised by the implementor of `Tables`.
     let half = unsafe { flow.server_half() };
     half.unreported.add(segment);
+    if answer::goes_on(packet, tables, flow, half, segment) {
+        if half.unreported.is_due() {
+            report(tables, segment, &mut half.unreported, Direction::Egress, tables.coarse_now());
+        }
+        return;
+    }
     let connection = flow.asked.connection.get();
     if half.connection != connection {
         answer::connect(flow, half, connection);
@@ -138,7 +153,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     if segment.has(FIN | RST) {
         close(tables, flow, segment);
     }
-    if half.unreported.is_due(segment, flow.asked.mode.get()) || segment.has(FIN | RST) {
+    if half.unreported.is_due() || may_be_last(segment, flow) || segment.has(FIN | RST) {
         report(tables, segment, &mut half.unreported, Direction::Egress, tables.now());
     }
 }
@@ -160,6 +175,10 @@ fn segment<'a, P: Packet, T: Tables>(
             Some((segment, work))
         }
         Err(skip) => {
+            tables.count(match direction {
+                Direction::Ingress => Counter::IngressUnwatched,
+                Direction::Egress => Counter::EgressUnwatched,
+            });
             if let Some(counter) = skip {
                 tables.count(counter);
             }
@@ -356,6 +375,13 @@ fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, fl
     if let Some(client) = client(tables, segment) {
         client.ended(totals.0, totals.1);
     }
+}
+
+/// Whether any packet may be the flow's last: once the client sends no more, and over UDP, where nothing
+/// says when a flow ends.
+#[inline(always)]
+fn may_be_last(segment: &Segment, flow: &Flow) -> bool {
+    segment.transport == UDP || flow.asked.mode.get() & CLIENT_DONE != 0
 }
 
 /// Tells the client's entry of the packets since the last time.

@@ -10,6 +10,8 @@ pub mod flags {
     pub const SYN: u8 = 0x02;
     /// Reset.
     pub const RST: u8 = 0x04;
+    /// The last of a write.
+    pub const PSH: u8 = 0x08;
     /// Acknowledgement.
     pub const ACK: u8 = 0x10;
 }

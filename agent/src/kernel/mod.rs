@@ -401,9 +401,9 @@ impl Kernel {
             programs: status::programs(&self.ebpf),
             maps: status::maps(self),
             losses,
-            ingress_seen: total(Counter::IngressSeen),
+            ingress_seen: total(Counter::IngressWatched) + total(Counter::IngressUnwatched),
             ingress_watched: total(Counter::IngressWatched),
-            egress_seen: total(Counter::EgressSeen),
+            egress_seen: total(Counter::EgressWatched) + total(Counter::EgressUnwatched),
             egress_watched: total(Counter::EgressWatched),
         })
     }

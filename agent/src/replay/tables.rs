@@ -196,6 +196,10 @@ unsafe impl Tables for Replay {
         self.now.get()
     }
 
+    fn coarse_now(&self) -> u64 {
+        self.now()
+    }
+
     fn scratch(&self, direction: Direction) -> Option<&mut Scratch> {
         // SAFETY: `packet` handles one packet at a time, and asks once for each.
         unsafe { self.scratch[direction as usize].get().as_mut() }
