@@ -4,6 +4,7 @@
 //! entry point here moves a field of the packet on before it hands it over, which costs under 1 ns.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(clippy::needless_pass_by_value, reason = "the hooks' macros hand the context over")]
 
 mod floor;
@@ -44,12 +45,14 @@ fn advance(data: usize, data_end: usize, at: usize, by: u32) {
 
 /// The least that an XDP program costs.
 #[xdp]
+#[inline(always)]
 fn empty_xdp(_context: XdpContext) -> u32 {
     XDP_PASS
 }
 
 /// The least that a TC program costs.
 #[classifier]
+#[inline(always)]
 fn empty_tc(_context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
@@ -57,6 +60,7 @@ fn empty_tc(_context: TcContext) -> i32 {
 /// What every program must do before it knows that a packet is not its own. The verdict depends on it, so
 /// that none of it is left out.
 #[xdp]
+#[inline(always)]
 fn port_xdp(context: XdpContext) -> u32 {
     advance(
         context.data(),
@@ -69,6 +73,7 @@ fn port_xdp(context: XdpContext) -> u32 {
 
 /// The same, at TC.
 #[classifier]
+#[inline(always)]
 fn port_tc(context: TcContext) -> i32 {
     advance(context.data(), context.data_end(), SEQUENCE, context.len() - HEADERS as u32);
     floor::port(&SkbView(&context), Direction::Egress).map_or(TC_ACT_UNSPEC, |_| TC_ACT_SHOT)
@@ -76,6 +81,7 @@ fn port_tc(context: TcContext) -> i32 {
 
 /// The plain design.
 #[xdp]
+#[inline(always)]
 fn floor_xdp(context: XdpContext) -> u32 {
     advance(
         context.data(),
@@ -89,6 +95,7 @@ fn floor_xdp(context: XdpContext) -> u32 {
 
 /// The plain design, at TC.
 #[classifier]
+#[inline(always)]
 fn floor_tc(context: TcContext) -> i32 {
     advance(context.data(), context.data_end(), SEQUENCE, context.len() - HEADERS as u32);
     floor::count(&SkbView(&context));
@@ -97,6 +104,7 @@ fn floor_tc(context: TcContext) -> i32 {
 
 /// The next segment of the same flow.
 #[xdp]
+#[inline(always)]
 fn ingress_next(context: XdpContext) -> u32 {
     advance(
         context.data(),
@@ -110,6 +118,7 @@ fn ingress_next(context: XdpContext) -> u32 {
 
 /// The next segment of the same flow, for drivers with packets in several pieces.
 #[xdp(frags)]
+#[inline(always)]
 fn frags_next(context: XdpContext) -> u32 {
     advance(
         context.data(),
@@ -123,6 +132,7 @@ fn frags_next(context: XdpContext) -> u32 {
 
 /// The same packet from the next port (and, where ports run out, to the next).
 #[xdp]
+#[inline(always)]
 fn ingress_new(context: XdpContext) -> u32 {
     advance(context.data(), context.data_end(), SOURCE_PORT - 2, 1);
     track::ingress(&XdpView::<false>(&context), &Kernel(&context));
@@ -131,6 +141,7 @@ fn ingress_new(context: XdpContext) -> u32 {
 
 /// The next segment of the same flow.
 #[classifier]
+#[inline(always)]
 fn egress_next(context: TcContext) -> i32 {
     advance(context.data(), context.data_end(), SEQUENCE, context.len() - HEADERS as u32);
     track::egress(&SkbView(&context), &Kernel(&context));
@@ -139,6 +150,7 @@ fn egress_next(context: TcContext) -> i32 {
 
 /// The same packet to the next port.
 #[classifier]
+#[inline(always)]
 fn egress_new(context: TcContext) -> i32 {
     advance(context.data(), context.data_end(), SOURCE_PORT, 1);
     track::egress(&SkbView(&context), &Kernel(&context));

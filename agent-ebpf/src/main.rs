@@ -3,6 +3,7 @@
 //! Both always let the packet pass.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(clippy::needless_pass_by_value, reason = "the hooks' macros hand the context over")]
 
 mod tables;
@@ -22,6 +23,7 @@ use self::{
 
 /// From the network, in drivers that hand out packets in one piece.
 #[xdp]
+#[inline(always)]
 fn hyd_ingress(context: XdpContext) -> u32 {
     track::ingress(&XdpView::<false>(&context), &Kernel(&context));
     XDP_PASS
@@ -29,6 +31,7 @@ fn hyd_ingress(context: XdpContext) -> u32 {
 
 /// From the network, where packets may come in several pieces.
 #[xdp(frags)]
+#[inline(always)]
 fn hyd_frags(context: XdpContext) -> u32 {
     track::ingress(&XdpView::<true>(&context), &Kernel(&context));
     XDP_PASS
@@ -36,6 +39,7 @@ fn hyd_frags(context: XdpContext) -> u32 {
 
 /// To the network. Leaves the verdict to the programs behind this one.
 #[classifier]
+#[inline(always)]
 fn hyd_egress(context: TcContext) -> i32 {
     track::egress(&SkbView(&context), &Kernel(&context));
     TC_ACT_UNSPEC

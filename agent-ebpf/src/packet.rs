@@ -21,6 +21,10 @@ pub trait Packet {
 
     /// Fills `to` (which is not empty) with the bytes from `offset`; `false` where the frame ends before.
     fn copy(&self, offset: u32, to: &mut [u8]) -> bool;
+
+    /// `N` words of four bytes from `offset`, in network order. In the kernel each is one load, where bytes
+    /// would be four.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 }
 
 /// Direction of a hook, seen from the service's host.
@@ -141,8 +145,7 @@ pub fn parse<P: Packet>(
 /// The ethertype behind the VLAN tags, and where its packet begins.
 #[inline(always)]
 fn ethernet<P: Packet>(packet: &P) -> Result<(u16, u32), Skip> {
-    let header: [u8; ETHERNET as usize] = packet.load(0).ok_or(Some(Counter::FrameTruncated))?;
-    let mut ethertype = u16::from_be_bytes([header[12], header[13]]);
+    let mut ethertype = u16::from_be_bytes(packet.load(ETHERNET - 2).ok_or(Some(Counter::FrameTruncated))?);
     let mut offset = ETHERNET;
     for _ in 0..MAX_VLAN_TAGS {
         if ethertype != VLAN && ethertype != QINQ {
@@ -171,28 +174,30 @@ struct Network {
 
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
-    let header: [u8; 20] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
-    let header_len = (header[0] & 0x0f) as u32 * 4;
-    if header[0] >> 4 != 4 || header_len < 20 {
+    let header: [u32; 5] = packet.words(offset).ok_or(Some(Counter::FrameTruncated))?;
+    let [start, fragment, protocol, source, destination] = header;
+    let start = u32::from_be(start);
+    let header_len = (start >> 24 & 0x0f) * 4;
+    if start >> 28 != 4 || header_len < 20 {
         return Err(Some(Counter::IpMalformed));
     }
-    if header[9] != TCP && header[9] != UDP {
+    let protocol = (u32::from_be(protocol) >> 16) as u8;
+    if protocol != TCP && protocol != UDP {
         return Err(None);
     }
     // More fragments, or a fragment offset.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
+    if u32::from_be(fragment) & 0x3fff != 0 {
         return Err(Some(Counter::Fragment));
     }
-    let bytes = total_length(packet, offset, u16::from_be_bytes([header[2], header[3]]) as u32)?;
+    let bytes = total_length(packet, offset, start & 0xffff)?;
     if bytes < header_len {
         return Err(Some(Counter::IpMalformed));
     }
-    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     Ok(Network {
         v4: true,
-        source: [0, 0, V4_MAPPED, word(12)],
-        destination: [0, 0, V4_MAPPED, word(16)],
-        protocol: header[9],
+        source: [0, 0, V4_MAPPED, source],
+        destination: [0, 0, V4_MAPPED, destination],
+        protocol,
         transport: offset + header_len,
         end: offset + bytes,
         bytes,
@@ -201,22 +206,21 @@ fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
-    let header: [u8; 40] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
-    if header[0] >> 4 != 6 {
+    let header: [u32; 10] = packet.words(offset).ok_or(Some(Counter::FrameTruncated))?;
+    if u32::from_be(header[0]) >> 28 != 6 {
         return Err(Some(Counter::IpMalformed));
     }
-    let payload = u16::from_be_bytes([header[4], header[5]]) as u32;
+    let payload = u32::from_be(header[1]) >> 16;
     let announced = if payload == 0 { 0 } else { payload + 40 };
     let bytes = total_length(packet, offset, announced)?;
-    let (protocol, transport) = extensions(packet, offset + 40, header[6])?;
+    let (protocol, transport) = extensions(packet, offset + 40, (u32::from_be(header[1]) >> 8) as u8)?;
     if transport > offset + bytes {
         return Err(Some(Counter::IpMalformed));
     }
-    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     Ok(Network {
         v4: false,
-        source: [word(8), word(12), word(16), word(20)],
-        destination: [word(24), word(28), word(32), word(36)],
+        source: [header[2], header[3], header[4], header[5]],
+        destination: [header[6], header[7], header[8], header[9]],
         protocol,
         transport,
         end: offset + bytes,
@@ -274,9 +278,9 @@ fn transport<P: Packet>(
     network: &Network,
     watched: impl FnOnce(u16) -> bool,
 ) -> Result<Segment, Skip> {
-    let ports: [u8; 4] = packet.load(network.transport).ok_or(Some(Counter::FrameTruncated))?;
-    let source = u16::from_ne_bytes([ports[0], ports[1]]);
-    let destination = u16::from_ne_bytes([ports[2], ports[3]]);
+    let [ports] = packet.words(network.transport).ok_or(Some(Counter::FrameTruncated))?;
+    let ports = u32::from_be(ports);
+    let (source, destination) = (((ports >> 16) as u16).to_be(), (ports as u16).to_be());
     let (client, server, client_port, server_port) = match direction {
         Direction::Ingress => (network.source, network.destination, source, destination),
         Direction::Egress => (network.destination, network.source, destination, source),
@@ -286,10 +290,9 @@ fn transport<P: Packet>(
     }
     let (flags, seq, ack, header_len) = match network.protocol {
         TCP => {
-            let header: [u8; 14] = packet.load(network.transport).ok_or(Some(Counter::FrameTruncated))?;
-            let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            let ack = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
-            (header[13], seq, ack, (header[12] >> 4) as u32 * 4)
+            let header: [u32; 4] = packet.words(network.transport).ok_or(Some(Counter::FrameTruncated))?;
+            let [_, seq, ack, rest] = header.map(u32::from_be);
+            ((rest >> 16) as u8, seq, ack, (rest >> 28) * 4)
         }
         _ => (0, 0, 0, 8),
     };

@@ -4,6 +4,8 @@
 //! bounds are asked for at each read: kept, they would make the verifier tell apart how far each path
 //! has read already.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
@@ -14,21 +16,43 @@ use hydrometer_ebpf::packet::Packet;
 /// Offsets up to here are read directly: the verifier follows no further than 64 KiB.
 const MAX_DIRECT: usize = 0x7fff;
 
-/// Reads `N` bytes at `offset`, if they lie between `data` and `data_end`.
+/// The address of `offset`, if a `T` from there lies between `data` and `data_end`.
 #[inline(always)]
-fn direct<const N: usize>(data: usize, data_end: usize, offset: usize) -> Option<[u8; N]> {
+fn direct<T>(data: usize, data_end: usize, offset: usize) -> Option<usize> {
     // Of `start + 1 > end` the compiler makes `start >= end`, from which the verifier learns nothing:
     // single bytes, which are rare, are left to the helper.
-    if N < 2 || offset > MAX_DIRECT {
+    if size_of::<T>() < 2 || offset > MAX_DIRECT {
         return None;
     }
     let start = data + offset;
-    if start + N > data_end {
-        return None;
-    }
-    // SAFETY: the bytes lie inside the packet, by the comparison above; bytes need no alignment.
-    Some(unsafe { *(start as *const [u8; N]) })
+    if start + size_of::<T>() > data_end { None } else { Some(start) }
 }
+
+/// `N` bytes at an address that [`direct`] has given.
+#[inline(always)]
+fn bytes<const N: usize>(start: usize) -> [u8; N] {
+    // SAFETY: the bytes lie inside the packet, as `direct` has compared; bytes need no alignment.
+    unsafe { *(start as *const [u8; N]) }
+}
+
+/// `N` words at an address that [`direct`] has given. The headers of a packet are not aligned to words, for
+/// which the compiler would load each byte on its own; the machines that run the programs need not.
+#[inline(always)]
+fn words<const N: usize>(start: usize) -> [u32; N] {
+    core::array::from_fn(|at| {
+        let word: u64;
+        // SAFETY: the bytes lie inside the packet, as `direct` has compared, and are only read.
+        unsafe {
+            asm!("{word} = *(u32 *)({at} + 0)", word = lateout(reg) word, at = in(reg) start + at * 4, options(readonly, nostack));
+        }
+        word as u32
+    })
+}
+
+/// Where a helper puts bytes. Packets may be read at any address, the stack only at aligned ones.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Room<T>(T);
 
 /// A packet at XDP. With `FRAGS` it may have more pieces than the first.
 pub(crate) struct XdpView<'a, const FRAGS: bool>(pub(crate) &'a XdpContext);
@@ -46,19 +70,36 @@ impl<const FRAGS: bool> Packet for XdpView<'_, FRAGS> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        if let Some(bytes) = direct(self.0.data(), self.0.data_end(), offset as usize) {
-            return Some(bytes);
+        match direct::<[u8; N]>(self.0.data(), self.0.data_end(), offset as usize) {
+            Some(start) => Some(bytes(start)),
+            None => self.gather(offset, [0; N]),
         }
-        let mut bytes = [0; N];
-        // SAFETY: the helper writes N bytes, for which there is room, or fails.
-        let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, bytes.as_mut_ptr().cast(), N as u32) };
-        if result == 0 { Some(bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        match direct::<[u32; N]>(self.0.data(), self.0.data_end(), offset as usize) {
+            Some(start) => Some(words(start)),
+            None => self.gather(offset, [0; N]),
+        }
     }
 
     #[inline(always)]
     fn copy(&self, offset: u32, to: &mut [u8]) -> bool {
         // SAFETY: the helper writes as many bytes as there is room for, or fails.
         unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, to.as_mut_ptr().cast(), to.len() as u32) == 0 }
+    }
+}
+
+impl<const FRAGS: bool> XdpView<'_, FRAGS> {
+    /// Reads as much as `zero` takes, wherever it lies.
+    #[inline(always)]
+    fn gather<T: Copy>(&self, offset: u32, zero: T) -> Option<T> {
+        let mut room = Room(zero);
+        let to = (&raw mut room).cast();
+        // SAFETY: the helper writes the size of T, for which there is room, or fails; T is bytes or words.
+        let result = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, to, size_of::<T>() as u32) };
+        if result == 0 { Some(room.0) } else { None }
     }
 }
 
@@ -73,19 +114,35 @@ impl Packet for SkbView<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        if let Some(bytes) = direct(self.0.data(), self.0.data_end(), offset as usize) {
-            return Some(bytes);
+        match direct::<[u8; N]>(self.0.data(), self.0.data_end(), offset as usize) {
+            Some(start) => Some(bytes(start)),
+            None => self.gather(offset, [0; N]),
         }
-        let mut bytes = [0; N];
-        // SAFETY: the helper writes N bytes, for which there is room, or fails.
-        let result =
-            unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32) };
-        if result == 0 { Some(bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        match direct::<[u32; N]>(self.0.data(), self.0.data_end(), offset as usize) {
+            Some(start) => Some(words(start)),
+            None => self.gather(offset, [0; N]),
+        }
     }
 
     #[inline(always)]
     fn copy(&self, offset: u32, to: &mut [u8]) -> bool {
         // SAFETY: the helper writes as many bytes as there is room for, or fails.
         unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, to.as_mut_ptr().cast(), to.len() as u32) == 0 }
+    }
+}
+
+impl SkbView<'_> {
+    /// Reads as much as `zero` takes, wherever it lies.
+    #[inline(always)]
+    fn gather<T: Copy>(&self, offset: u32, zero: T) -> Option<T> {
+        let mut room = Room(zero);
+        let to = (&raw mut room).cast();
+        // SAFETY: the helper writes the size of T, for which there is room, or fails; T is bytes or words.
+        let result = unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset, to, size_of::<T>() as u32) };
+        if result == 0 { Some(room.0) } else { None }
     }
 }

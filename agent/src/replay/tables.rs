@@ -51,6 +51,11 @@ impl Packet for Captured<'_> {
         }
         bytes.is_some()
     }
+
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let (words, _) = self.bytes.get(offset as usize..)?.as_chunks();
+        words.first_chunk::<N>().map(|words| words.map(u32::from_ne_bytes))
+    }
 }
 
 /// The library with everything it asks for.
