@@ -24,8 +24,18 @@ fn direct<T>(data: usize, data_end: usize, offset: usize) -> Option<usize> {
     if size_of::<T>() < 2 || offset > MAX_DIRECT {
         return None;
     }
-    let start = data + offset;
+    let start = data + clamp(offset);
     if start + size_of::<T>() > data_end { None } else { Some(start) }
+}
+
+/// Does nothing to what is at most [`MAX_DIRECT`], and shows the verifier that it is: older ones lose the bound
+/// on the way here. The compiler would leave out what it knows to do nothing.
+#[inline(always)]
+fn clamp(offset: usize) -> usize {
+    let mut offset = offset;
+    // SAFETY: arithmetic on a register.
+    unsafe { asm!("{0} &= 0x7fff", inout(reg) offset, options(pure, nomem, nostack)) };
+    offset
 }
 
 /// `N` bytes at an address that [`direct`] has given.
