@@ -1,6 +1,6 @@
-//! The maps and the hooks: XDP on ingress, TC on egress.
+//! The maps and the hooks: XDP on ingress, or TC where XDP is taken; TC on egress.
 //!
-//! Both always let the packet pass.
+//! All always let the packet pass.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -35,6 +35,13 @@ fn hyd_ingress(context: XdpContext) -> u32 {
 fn hyd_frags(context: XdpContext) -> u32 {
     track::ingress(&XdpView::<true>(&context), &Kernel(&context));
     XDP_PASS
+}
+
+/// From the network, where XDP is taken or refused. Leaves the verdict to the programs behind this one.
+#[classifier]
+fn hyd_tc_ingress(context: TcContext) -> i32 {
+    track::ingress(&SkbView(&context), &Kernel(&context));
+    TC_ACT_UNSPEC
 }
 
 /// To the network. Leaves the verdict to the programs behind this one.

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use hydrometer_engine::{EngineConfig, Service};
 use serde::Deserialize;
 
-use crate::kernel::KernelOptions;
+use crate::kernel::{AttachOptions, KernelOptions, PatternError, Position, PositionError, Selection, Way};
 
 mod control_plane;
 
@@ -27,8 +27,6 @@ pub use control_plane::{ControlPlane, ControlPlaneSettings, TlsFiles};
 /// What the agent runs on.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Interfaces to attach to, at least one.
-    pub interfaces: Vec<String>,
     /// Name of this node.
     pub node: String,
     /// Unix socket of the local API.
@@ -49,9 +47,20 @@ pub struct Config {
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Attach to this interface; repeat for several
+    /// Attach to these interfaces: a name, a /regular expression/, or an address that they have, with or
+    /// without /PREFIX; repeat for several
     #[arg(long = "iface", value_name = "IFACE", value_delimiter = ',')]
     interfaces: Vec<String>,
+    /// But not to these; likewise
+    #[arg(long = "exclude-iface", value_name = "IFACE", value_delimiter = ',')]
+    exclude_interfaces: Vec<String>,
+    /// How to attach [default: auto]
+    #[arg(long, value_name = "MODE")]
+    attach: Option<Way>,
+    /// Place among the TC programs of others: first, last, before:PROGRAM or after:PROGRAM (name or id)
+    /// [default: first]
+    #[arg(long, value_name = "PLACE")]
+    tc_position: Option<String>,
     /// Watch this service, a port or ADDRESS:PORT; repeat for several
     #[arg(long = "service", value_name = "[ADDRESS:]PORT", value_delimiter = ',')]
     services: Vec<String>,
@@ -149,6 +158,9 @@ impl Settings {
         let or = |flags: Vec<String>, file| if flags.is_empty() { file } else { flags };
         Self {
             interfaces: or(self.interfaces, file.interfaces),
+            exclude_interfaces: or(self.exclude_interfaces, file.exclude_interfaces),
+            attach: self.attach.or(file.attach),
+            tc_position: self.tc_position.or(file.tc_position),
             services: or(self.services, file.services),
             node: self.node.or(file.node),
             socket: self.socket.or(file.socket),
@@ -175,7 +187,11 @@ impl Settings {
     pub fn validate(self) -> Result<Config, ConfigError> {
         let mut problems = Problems::default();
         let services = services(&self.services, &mut problems);
-        let interfaces = interfaces(self.interfaces, &mut problems);
+        let interfaces = interfaces(&self.interfaces, &self.exclude_interfaces, &mut problems);
+        let attach = AttachOptions {
+            way: self.attach.unwrap_or_default(),
+            position: position(self.tc_position.as_deref(), &mut problems),
+        };
         let node = self.node.unwrap_or_else(host_name);
         problems.check(!node.is_empty() && !node.contains(char::is_control), || {
             format!("node {node:?} is no name: give --node NAME")
@@ -186,6 +202,8 @@ impl Settings {
             max_clients: within("max_clients", self.max_clients.unwrap_or(65_536), 1 << 24, &mut problems),
             ring_bytes: within("ring_bytes", self.ring_bytes.unwrap_or(8 << 20), 1 << 30, &mut problems),
             log_level: self.kernel_log.unwrap_or(LogLevel::Off).level(),
+            interfaces,
+            attach,
             pin: self.pin.unwrap_or(false),
         };
         let quiet = span("quiet", self.quiet.as_deref().unwrap_or("1m"), &mut problems);
@@ -194,7 +212,6 @@ impl Settings {
             problems.add(format!("engine: {error}"));
         }
         problems.none_or(Config {
-            interfaces,
             node,
             socket: self.socket.unwrap_or_else(|| crate::cli::DEFAULT_SOCKET.into()),
             kernel,
@@ -240,14 +257,37 @@ impl Problems {
     }
 }
 
-fn interfaces(names: Vec<String>, problems: &mut Problems) -> Vec<String> {
-    problems.check(!names.is_empty(), || {
+fn interfaces(include: &[String], exclude: &[String], problems: &mut Problems) -> Selection {
+    problems.check(!include.is_empty(), || {
         "no interface is named: give --iface IFACE, or interfaces in the file".to_owned()
     });
-    for name in twice(&names) {
-        problems.add(format!("interface {name} is named twice: name it once"));
+    for (texts, what) in [(include, "interface"), (exclude, "excluded interface")] {
+        for text in twice(texts) {
+            problems.add(format!("{what} {text} is named twice: name it once"));
+        }
     }
-    names
+    let mut patterns = |texts: &[String]| {
+        texts
+            .iter()
+            .filter_map(|text| {
+                text.parse().map_err(|error: PatternError| problems.add(error.to_string())).ok()
+            })
+            .collect()
+    };
+    let selection = Selection { include: patterns(include), exclude: patterns(exclude) };
+    for name in selection.excluded_names() {
+        problems.add(format!("interface {name} is both named and excluded: do one"));
+    }
+    selection
+}
+
+fn position(text: Option<&str>, problems: &mut Problems) -> Position {
+    text.map_or_else(Position::default, |text| {
+        text.parse().unwrap_or_else(|error: PositionError| {
+            problems.add(format!("tc_position: {error}"));
+            Position::default()
+        })
+    })
 }
 
 fn services(texts: &[String], problems: &mut Problems) -> Vec<Service> {
@@ -384,7 +424,7 @@ mod tests {
             "unix:/run/b.sock",
         ]);
         let config = flags.over(file).with_socket(Some("/run/x.sock".into())).validate().unwrap();
-        assert_eq!(config.interfaces, ["eth1", "eth2"]);
+        assert_eq!(config.kernel.interfaces.names().collect::<Vec<_>>(), ["eth1", "eth2"]);
         assert_eq!(config.kernel.services, [Service { address: None, port: 8000 }]);
         assert_eq!((config.kernel.max_flows, config.kernel.max_clients), (8, 65_536));
         assert_eq!((config.kernel.pin, config.kernel.log_level), (false, Some(tracing::Level::DEBUG)));
@@ -413,11 +453,14 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once() {
-        let text = "services = [\"8000\", \"8000\", \"x\"]\nmax_clients = 0\nring_bytes = 4000000000\nquiet = \"soon\"\n\
+        let text = "exclude_interfaces = [\"/(/\", \"a b\"]\ntc_position = \"middle\"\nservices = [\"8000\", \"8000\", \"x\"]\nmax_clients = 0\nring_bytes = 4000000000\nquiet = \"soon\"\n\
                     node = \"\"\n[control_plane]\naddress = \"http://10.0.0.9:7070\"\n[engine]\nmax_clients = 0\n";
         let said = from_toml(text).unwrap().validate().unwrap_err().to_string();
         for problem in [
             "no interface is named",
+            "\"/(/\" is no regular expression",
+            "\"a b\" is no interface",
+            "tc_position: \"middle\" is no position",
             "port 8000 is named twice",
             "service \"x\" is neither",
             "max_clients is 0",

@@ -185,27 +185,27 @@ fn series(series: anomaly::Series) -> v1::Series {
 pub fn attachment(attachment: &kernel::Attachment) -> v1::Attachment {
     v1::Attachment {
         interface: attachment.interface.clone(),
-        direction: direction(attachment.direction).to_owned(),
-        mode: mode(attachment.mode).to_owned(),
+        direction: attachment.direction.to_string(),
+        mode: attachment.mode.to_string(),
+        note: attachment.note.clone(),
     }
 }
 
-/// The word for a direction.
-pub fn direction(direction: kernel::Direction) -> &'static str {
-    match direction {
-        kernel::Direction::Ingress => "ingress",
-        kernel::Direction::Egress => "egress",
-    }
-}
-
-/// The word for a mode.
-pub fn mode(mode: kernel::AttachMode) -> &'static str {
-    match mode {
-        kernel::AttachMode::XdpNativeFrags => "xdp-native-frags",
-        kernel::AttachMode::XdpNative => "xdp-native",
-        kernel::AttachMode::XdpSkb => "xdp-skb",
-        kernel::AttachMode::Tcx => "tcx",
-        kernel::AttachMode::Clsact => "clsact",
+/// Which interfaces are asked for, and what became of that.
+pub fn interfaces(interfaces: kernel::InterfaceStatus) -> v1::Interfaces {
+    let texts = |patterns: &[kernel::Pattern]| patterns.iter().map(ToString::to_string).collect();
+    let unwatched = interfaces.unwatched.into_iter();
+    v1::Interfaces {
+        include: texts(&interfaces.selection.include),
+        exclude: texts(&interfaces.selection.exclude),
+        unwatched: unwatched
+            .map(|unwatched| v1::UnwatchedInterface {
+                interface: unwatched.interface,
+                reason: unwatched.reason,
+            })
+            .collect(),
+        appeared: interfaces.appeared,
+        vanished: interfaces.vanished,
     }
 }
 

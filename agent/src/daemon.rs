@@ -17,8 +17,7 @@ use crate::{
     api::{self, Identity},
     cli::output,
     config::Config,
-    convert,
-    kernel::{Attachment, Direction, Kernel},
+    kernel::{Attachment, Kernel, Unwatched},
     pipeline::{self, Pipeline},
     report::{self, Outbox, Reporter},
     socket::Socket,
@@ -33,7 +32,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let started = pipeline::now();
     let (listener, socket_file) = Socket::bind(&config.socket)?.into_parts();
     let boot_id = report::boot_id()?;
-    let kernel = attach(&config)?;
+    let kernel = attach(&config).await?;
 
     let report = config.control_plane.clone().map(|control_plane| (control_plane, Outbox::default()));
     let (handle, questions) = pipeline::questions();
@@ -71,24 +70,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads the programs and attaches them everywhere; on a failure nothing stays attached.
-fn attach(config: &Config) -> anyhow::Result<Kernel> {
+/// Loads the programs and attaches them; on a failure nothing stays attached.
+async fn attach(config: &Config) -> anyhow::Result<Kernel> {
     let mut kernel = Kernel::load(&config.kernel)?;
-    for interface in &config.interfaces {
-        let attachments = kernel.attach(interface)?;
-        output::print(&format!("{interface}: {}\n", describe(&attachments)))?;
+    kernel.attach().await?;
+    for Attachment { interface, direction, mode, note } in kernel.attachments() {
+        let why = if note.is_empty() { String::new() } else { format!(" ({note})") };
+        output::print(&format!("{interface}: {direction} {mode}{why}\n"))?;
     }
-    kernel.pin()?;
+    for Unwatched { interface, reason } in kernel.interfaces().unwatched {
+        output::print(&format!("{interface}: not watched: {reason}\n"))?;
+    }
     Ok(kernel)
-}
-
-fn describe(attachments: &[Attachment]) -> String {
-    let mode = |direction| {
-        let attachment = attachments.iter().find(|attachment| attachment.direction == direction);
-        let mode = attachment.map_or("not attached", |attachment| convert::mode(attachment.mode));
-        format!("{} {mode}", convert::direction(direction))
-    };
-    [Direction::Ingress, Direction::Egress].map(mode).join(", ")
 }
 
 /// The first SIGTERM or SIGINT asks for an orderly end, the second forces one.

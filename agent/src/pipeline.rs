@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     convert,
     findings::Findings,
-    kernel::{Attachment, ClientSnapshot, Kernel, KernelError, KernelStatus},
+    kernel::{Attachment, ClientSnapshot, InterfaceStatus, Kernel, KernelError, KernelStatus},
     report::Outbox,
 };
 
@@ -85,6 +85,8 @@ pub struct Account {
     pub kernel: Option<KernelStatus>,
     /// Where the programs are attached.
     pub attachments: Vec<Attachment>,
+    /// Which interfaces are asked for, and what became of that.
+    pub interfaces: Option<InterfaceStatus>,
     /// The engine's.
     pub engine: EngineStats,
     /// Clients known, to the kernel side or the engine.
@@ -297,7 +299,8 @@ impl Pipeline {
         };
         Account {
             kernel,
-            attachments: self.kernel.as_ref().map_or_else(Vec::new, |kernel| kernel.attachments().to_vec()),
+            attachments: self.kernel.as_ref().map_or_else(Vec::new, Kernel::attachments),
+            interfaces: self.kernel.as_ref().map(Kernel::interfaces),
             engine: self.engine.stats(),
             clients: self.client_ids().len(),
             open_anomalies: self.findings.open(),

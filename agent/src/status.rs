@@ -44,6 +44,7 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         open_anomalies: account.open_anomalies as u64,
         programs: programs.into_iter().map(convert::program).collect(),
         exchanges: account.engine.exchanges,
+        interfaces: account.interfaces.map(convert::interfaces),
     }
 }
 

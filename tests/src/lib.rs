@@ -13,6 +13,7 @@ pub mod agent;
 pub mod attached;
 pub mod binary;
 pub mod control;
+pub mod curl;
 pub mod feed;
 pub mod frames;
 pub mod llama;

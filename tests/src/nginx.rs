@@ -24,6 +24,8 @@ use crate::{
 
 /// The port that clients use; the agent's `--service`.
 pub const PORT: u16 = 8443;
+/// Bytes of the body of every answer of a server without a model.
+pub const ANSWER: usize = 300_000;
 
 /// What clients and nginx speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +49,30 @@ pub struct Nginx {
 impl Nginx {
     /// Starts nginx on [`PORT`], IPv4 and IPv6, with a certificate of its own; files go into `folder`.
     pub fn start(namespace: &Namespace, folder: &Path, security: Security) -> Result<Self> {
+        Self::start_with(namespace, folder, security, "")
+    }
+
+    /// Likewise, without a model behind it: whatever is asked, the answer is [`ANSWER`] bytes.
+    pub fn start_alone(namespace: &Namespace, folder: &Path, security: Security) -> Result<Self> {
+        let answer = folder.join("answer");
+        fs::write(&answer, vec![b'a'; ANSWER])
+            .with_context(|| format!("cannot write {}", answer.display()))?;
+        // What a POST finds to be a file is answered as a GET is.
+        let server = format!(
+            "server {{ listen 127.0.0.1:{}; access_log off; root {}; error_page 405 =200 /answer;
+             location / {{ rewrite .* /answer break; }} }}",
+            llama::PORT,
+            folder.display()
+        );
+        Self::start_with(namespace, folder, security, &server)
+    }
+
+    fn start_with(namespace: &Namespace, folder: &Path, security: Security, behind: &str) -> Result<Self> {
         let folder = folder.join("nginx");
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         make_certificate(&folder)?;
         let config = folder.join("nginx.conf");
-        fs::write(&config, configuration(&folder, security))
+        fs::write(&config, configuration(&folder, security, behind))
             .with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = namespace.command("nginx");
         command.arg("-e").arg(folder.join("error.log")).arg("-c").arg(&config);
@@ -177,7 +198,7 @@ const LOG_FIELDS: [(&str, &str); 12] = [
 ];
 
 /// One process without a master, so that ending it by its id ends all of it.
-fn configuration(folder: &Path, security: Security) -> String {
+fn configuration(folder: &Path, security: Security, behind: &str) -> String {
     let folder = folder.display();
     let (tls, versions) = match security {
         Security::Plain => ("", String::new()),
@@ -221,6 +242,7 @@ http {{
             proxy_read_timeout 120s;
         }}
     }}
+    {behind}
 }}
 "
     )

@@ -87,7 +87,7 @@ fn a_socket_path_that_is_taken_by_a_file_is_refused_and_the_file_is_kept() {
 }
 
 #[test]
-fn somebody_elses_xdp_program_is_left_alone() {
+fn somebody_elses_xdp_program_is_named_and_left_alone() {
     let place = Place::new();
     let mut ebpf = Ebpf::load(programs::bench()).unwrap();
     let foreign: &mut Xdp = ebpf.program_mut("empty_xdp").unwrap().try_into().unwrap();
@@ -95,8 +95,9 @@ fn somebody_elses_xdp_program_is_left_alone() {
     place.network.server().run(|| foreign.attach(SERVER_INTERFACE, XdpMode::Driver)).unwrap().unwrap();
     let before = place.attached();
     assert_eq!(before.len(), 1, "{before:?}");
-    let named = ["another XDP program is attached to server0", "`bpftool net show dev server0`", "stop it"];
-    place.refuses(&[], &USUAL, &named);
+    let only_xdp = [USUAL.as_slice(), &["--attach", "xdp"]].concat();
+    let holder = format!("program empty_xdp (id {})", foreign.info().unwrap().id());
+    place.refuses(&[], &only_xdp, &["XDP on server0 is taken by", &holder, "stop it", "auto or tc"]);
     assert_eq!(place.attached(), before);
 }
 

@@ -4,9 +4,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::Args;
-use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 use tracing::Level;
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -18,7 +16,7 @@ use super::{output, units};
 use crate::{
     config::{Config, Settings},
     daemon,
-    kernel::{self, Kernel},
+    kernel::{self, Kernel, Unwatched},
 };
 
 /// Watch the services on this host.
@@ -39,7 +37,7 @@ pub async fn run(args: AgentArgs, socket: Option<PathBuf>) -> anyhow::Result<()>
     let file = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
     let config = args.settings.with_socket(socket).over(file).validate()?;
     log_to_stderr(&config);
-    if args.check { check(&config) } else { daemon::run(config).await }
+    if args.check { check(&config).await } else { daemon::run(config).await }
 }
 
 /// Each log has its own level: the daemon's, and that of the kernel programs.
@@ -53,25 +51,19 @@ fn log_to_stderr(config: &Config) {
 }
 
 /// Says what was found; attaches nothing.
-fn check(config: &Config) -> anyhow::Result<()> {
-    let probe = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
-    let absent: Vec<_> = config
-        .interfaces
-        .iter()
-        .filter(|name| name_to_index(&probe, name).is_err())
-        .map(String::as_str)
-        .collect();
-    if !absent.is_empty() {
-        bail!("there is no network interface {}; `ip link` lists those that are there", absent.join(", "));
-    }
+async fn check(config: &Config) -> anyhow::Result<()> {
+    let (interfaces, left_out) = kernel::choice(&config.kernel.interfaces).await?;
     let status = Kernel::load(&config.kernel)?.status()?;
     output::print(&format!(
-        "configuration: node {}, {} interfaces, {} services, control plane {}\n",
+        "configuration: node {}, interfaces {}, {} services, control plane {}\n",
         config.node,
-        config.interfaces.len(),
+        if interfaces.is_empty() { "none yet".to_owned() } else { interfaces.join(" ") },
         config.kernel.services.len(),
         config.control_plane.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
     ))?;
+    for Unwatched { interface, reason } in left_out {
+        output::print(&format!("{interface}: would not be watched: {reason}\n"))?;
+    }
     for program in &status.programs {
         output::print(&format!(
             "program {}: verified in {} steps, {} of machine code\n",

@@ -286,6 +286,8 @@ pub struct Status {
     pub losses: BTreeMap<String, u64>,
     /// Where the programs are attached.
     pub attachments: Vec<Attachment>,
+    /// Which interfaces are asked for, and what became of that.
+    pub interfaces: Option<Interfaces>,
     /// Programs loaded.
     pub programs: Vec<Program>,
     /// Kernel maps.
@@ -313,6 +315,32 @@ pub struct Attachment {
     pub direction: String,
     /// `xdp-native`, `tcx`, …
     pub mode: String,
+    /// Why not in the first choice of mode or place; empty when it is.
+    pub note: String,
+}
+
+/// Which interfaces are asked for, and what became of that.
+#[derive(Debug, Serialize)]
+pub struct Interfaces {
+    /// Interfaces to watch: names, /regular expressions/ and networks.
+    pub include: Vec<String>,
+    /// Interfaces that are left out, likewise.
+    pub exclude: Vec<String>,
+    /// Interfaces that are asked for and not watched.
+    pub unwatched: Vec<UnwatchedInterface>,
+    /// Interfaces that came after the start and were attached to.
+    pub appeared: u64,
+    /// Interfaces that were watched and have gone since.
+    pub vanished: u64,
+}
+
+/// One interface that is asked for and not watched.
+#[derive(Debug, Serialize)]
+pub struct UnwatchedInterface {
+    /// Interface.
+    pub interface: String,
+    /// Why not.
+    pub reason: String,
 }
 
 /// One loaded program.

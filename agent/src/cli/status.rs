@@ -5,7 +5,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use clap::Args;
-use hydrometer_proto::v1::{ControlPlaneLink, GetStatusRequest, GetStatusResponse, MapStatus};
+use hydrometer_proto::v1::{ControlPlaneLink, GetStatusRequest, GetStatusResponse, Interfaces, MapStatus};
 use jiff::Timestamp;
 
 use super::{
@@ -49,6 +49,7 @@ pub fn render(status: &GetStatusResponse, now: Timestamp, paint: Paint) -> Strin
         agent(status, now, paint),
         control_plane(status.control_plane.as_ref(), paint),
         attachments(status, paint),
+        interfaces(status.interfaces.as_ref(), paint),
         packets(status, paint),
         maps(&status.maps, paint),
         programs(status, paint),
@@ -160,8 +161,15 @@ fn attachments(status: &GetStatusResponse, paint: Paint) -> String {
     if status.attachments.is_empty() {
         return paint.text(Tone::Bad, "attached nowhere: this agent sees no traffic") + "\n";
     }
-    let mut grid =
-        Grid::new(paint, &[("INTERFACE", Align::Left), ("DIRECTION", Align::Left), ("MODE", Align::Left)]);
+    let mut grid = Grid::new(
+        paint,
+        &[
+            ("INTERFACE", Align::Left),
+            ("DIRECTION", Align::Left),
+            ("MODE", Align::Left),
+            ("NOTE", Align::Left),
+        ],
+    );
     for attachment in &status.attachments {
         // In skb mode each packet is copied before it is seen, and costs several times more.
         let tone = if attachment.mode == "xdp-skb" { Tone::Warn } else { Tone::Plain };
@@ -169,9 +177,35 @@ fn attachments(status: &GetStatusResponse, paint: Paint) -> String {
             (Tone::Plain, attachment.interface.clone()),
             (Tone::Plain, attachment.direction.clone()),
             (tone, attachment.mode.clone()),
+            (Tone::Dim, attachment.note.clone()),
         ]);
     }
     grid.finish()
+}
+
+/// What is asked for, and what of it is not watched.
+fn interfaces(interfaces: Option<&Interfaces>, paint: Paint) -> String {
+    let Some(interfaces) = interfaces else { return String::new() };
+    let mut asked = interfaces.include.join(" ");
+    if !interfaces.exclude.is_empty() {
+        let _ = write!(asked, " but not {}", interfaces.exclude.join(" "));
+    }
+    let mut text = format!(
+        "{:<15} {}\n{:<15} {} appeared, {} vanished since the start\n",
+        "interfaces",
+        paint.text(Tone::Plain, &asked),
+        "",
+        units::count(interfaces.appeared),
+        units::count(interfaces.vanished),
+    );
+    if !interfaces.unwatched.is_empty() {
+        let mut grid = Grid::new(paint, &[("NOT WATCHED", Align::Left), ("REASON", Align::Left)]);
+        for unwatched in &interfaces.unwatched {
+            grid.row([(Tone::Plain, unwatched.interface.clone()), (Tone::Plain, unwatched.reason.clone())]);
+        }
+        text.push_str(&grid.finish());
+    }
+    text
 }
 
 fn packets(status: &GetStatusResponse, paint: Paint) -> String {

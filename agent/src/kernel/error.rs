@@ -7,8 +7,9 @@ use aya::{
     maps::MapError,
     programs::{ProgramError, tc::TcError, xdp::XdpError},
 };
-
 use rustix::io::Errno;
+
+use super::Direction;
 
 /// Why the kernel side failed. Every message names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -32,22 +33,27 @@ pub enum KernelError {
     /// No such interface.
     #[error("there is no network interface {0}; `ip link` lists those that are there")]
     NoInterface(String),
-    /// Something else is attached.
+    /// XDP is taken, and no other mode is allowed.
     #[error(
-        "another XDP program is attached to {0}, an agent's or somebody else's; `bpftool net show dev {0}` tells which: \
-         stop it, or choose another interface"
+        "XDP on {interface} is taken by {holder}; stop it, choose another interface, or let `attach` be auto or tc to \
+         watch at TC instead"
     )]
-    Busy(String),
+    Busy {
+        /// Where.
+        interface: String,
+        /// By whom.
+        holder: String,
+    },
     /// An agent is attached.
     #[error(
         "another agent watches {0}; stop that one first (`hydrometer status` asks it), or choose another interface"
     )]
     Watched(String),
     /// Attaching failed otherwise.
-    #[error("cannot attach {program} to {interface}: {why}")]
+    #[error("cannot attach to {interface} for {direction}: {why}")]
     Attach {
         /// Which program.
-        program: &'static str,
+        direction: Direction,
         /// Where.
         interface: String,
         /// Why not.
@@ -80,24 +86,35 @@ pub enum KernelError {
         /// Why not.
         why: String,
     },
+    /// The interfaces cannot be listed.
+    #[error("cannot ask the kernel for its network interfaces: {0}")]
+    Interfaces(String),
     /// The ring buffer cannot be waited for.
     #[error("cannot wait for the kernel's ring buffer")]
     Wait(#[source] io::Error),
 }
 
 /// The error number behind an error of aya's, if there is one.
-pub(super) fn os_error(error: &ProgramError) -> Option<i32> {
+fn os_error(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         ProgramError::TcError(TcError::IoError(error)) => error.raw_os_error(),
-        ProgramError::XdpError(XdpError::NetlinkError(_))
-        | ProgramError::TcError(TcError::NetlinkError(_)) => {
-            // Netlink's errors keep their cause to themselves but for the text.
-            None
-        }
+        ProgramError::XdpError(XdpError::NetlinkError(error))
+        | ProgramError::TcError(TcError::NetlinkError(error))
+        | ProgramError::NetlinkError(error) => error.raw_os_error(),
         _ => None,
     }
+}
+
+/// Whether what was wanted is somebody else's.
+pub(super) fn is_busy(error: &ProgramError) -> bool {
+    matches!(os_error(error).map(Errno::from_raw_os_error), Some(Errno::BUSY | Errno::EXIST))
+}
+
+/// Whether this process may not do it.
+pub(super) fn is_not_permitted(error: &ProgramError) -> bool {
+    matches!(os_error(error).map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS))
 }
 
 /// An error of loading, in our words.

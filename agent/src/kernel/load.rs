@@ -1,14 +1,16 @@
 //! Loading: the object that the build made, the sizes of its maps, the services to watch.
 
+use std::collections::BTreeSet;
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData},
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError},
 };
 use hydrometer_ebpf::abi::{PORT_WORDS, ServiceKey, address};
 use hydrometer_engine::Service;
 
-use super::{KernelError, KernelOptions, error};
+use super::{AttachMode, Direction, KernelError, KernelOptions, Way, error};
 
 /// The kernel programs, as built for BPF.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hydrometer-programs"));
@@ -17,6 +19,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub(super) const INGRESS: &str = "hyd_ingress";
 /// From the network, drivers with packets in several pieces.
 pub(super) const FRAGS: &str = "hyd_frags";
+/// From the network, at TC.
+pub(super) const TC_INGRESS: &str = "hyd_tc_ingress";
 /// To the network.
 pub(super) const EGRESS: &str = "hyd_egress";
 
@@ -93,32 +97,39 @@ where
     M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
 }
 
-/// An XDP program, loaded.
-pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
-    let program: &mut Xdp = program(ebpf, name)?;
-    loaded(program.load())?;
-    Ok(program)
+/// The program that watches `direction` in `mode`.
+pub(super) fn program_for(direction: Direction, mode: AttachMode) -> &'static str {
+    match (direction, mode) {
+        (Direction::Egress, _) => EGRESS,
+        (Direction::Ingress, AttachMode::XdpNative) => INGRESS,
+        // In skb mode it spares the kernel making one piece of the packet.
+        (Direction::Ingress, AttachMode::XdpNativeFrags | AttachMode::XdpSkb) => FRAGS,
+        (Direction::Ingress, AttachMode::Tcx | AttachMode::Clsact) => TC_INGRESS,
+    }
 }
 
-/// The egress program, loaded.
-pub(super) fn egress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, KernelError> {
-    let program: &mut SchedClassifier = program(ebpf, EGRESS)?;
-    loaded(program.load())?;
-    Ok(program)
+/// Loads, and so verifies, the programs that `way` may need; which of them an interface takes, attaching
+/// finds out.
+pub(super) fn programs(ebpf: &mut Ebpf, way: Way) -> Result<(), KernelError> {
+    let ingress = way.ingress().iter().map(|&mode| program_for(Direction::Ingress, mode));
+    let needed: BTreeSet<_> = ingress.chain([EGRESS]).collect();
+    for name in needed {
+        let program =
+            ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("there is no program {name}")))?;
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        loaded.map_err(|error| error::load_program(&error))?;
+    }
+    Ok(())
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+/// A program that is loaded.
+pub(super) fn loaded<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, ProgramError>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    let program =
-        ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("there is no program {name}")))?;
-    <&mut P>::try_from(program).map_err(|error| error::load_program(&error))
-}
-
-fn loaded(result: Result<(), ProgramError>) -> Result<(), KernelError> {
-    match result {
-        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
-        Err(error) => Err(error::load_program(&error)),
-    }
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }

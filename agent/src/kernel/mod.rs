@@ -5,12 +5,16 @@
 
 mod attach;
 mod batch;
+mod choice;
 mod clients;
 mod clock;
 mod error;
 mod flows;
+mod interfaces;
 mod load;
+mod selection;
 mod status;
+mod vantages;
 mod wakeup;
 
 use std::{fmt, io, net::IpAddr, os::fd::AsFd, time::Duration};
@@ -26,8 +30,14 @@ use hydrometer_ebpf::{
 };
 use hydrometer_engine::{Accuracy, ClientId, Exchange, Nanos, Protocol, Service};
 
-use self::{attach::Links, clients::Clients, flows::Flows, wakeup::Wakeup};
-pub use self::{error::KernelError, load::OBJECT};
+pub use self::{
+    attach::{AttachOptions, Neighbour, Position, PositionError, Way},
+    error::KernelError,
+    interfaces::Interface,
+    load::OBJECT,
+    selection::{Pattern, PatternError, Selection},
+};
+use self::{clients::Clients, flows::Flows, interfaces::Interfaces, vantages::Vantages, wakeup::Wakeup};
 use crate::{hello::Hellos, wire};
 
 /// Target of the kernel programs' log lines: their crate.
@@ -46,6 +56,10 @@ pub struct KernelOptions {
     pub ring_bytes: u32,
     /// Kernel log lines at this level and above go to `tracing`; `None` compiles them out.
     pub log_level: Option<tracing::Level>,
+    /// Interfaces to attach to.
+    pub interfaces: Selection,
+    /// How to attach.
+    pub attach: AttachOptions,
     /// Leave the programs attached when the process ends (pinned under /sys/fs/bpf/hydrometer).
     pub pin: bool,
 }
@@ -74,6 +88,34 @@ pub enum AttachMode {
     Clsact,
 }
 
+impl AttachMode {
+    /// Whether it is one of XDP's.
+    pub fn is_xdp(self) -> bool {
+        matches!(self, Self::XdpNativeFrags | Self::XdpNative | Self::XdpSkb)
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::XdpNativeFrags => "xdp-native-frags",
+            Self::XdpNative => "xdp-native",
+            Self::XdpSkb => "xdp-skb",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
 /// One program on one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -83,6 +125,30 @@ pub struct Attachment {
     pub direction: Direction,
     /// Mode.
     pub mode: AttachMode,
+    /// Why it is not attached in the first choice of mode or place; empty when it is.
+    pub note: String,
+}
+
+/// An interface that was asked for, and to which nothing is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwatched {
+    /// Interface name.
+    pub interface: String,
+    /// Why not.
+    pub reason: String,
+}
+
+/// Which interfaces are asked for, and what became of that.
+#[derive(Clone, Debug)]
+pub struct InterfaceStatus {
+    /// What is asked for.
+    pub selection: Selection,
+    /// What was asked for and is not watched.
+    pub unwatched: Vec<Unwatched>,
+    /// Interfaces that came after the start and are or were watched.
+    pub appeared: u64,
+    /// Interfaces that were watched and have gone.
+    pub vanished: u64,
 }
 
 /// Counters of one client at one moment, read from the kernel. Exact.
@@ -211,9 +277,9 @@ const DRAIN_AT_ONCE: usize = 65_536;
 /// The loaded programs and their maps. Dropping it detaches everything that is not pinned.
 pub struct Kernel {
     ebpf: Ebpf,
-    pin: bool,
-    links: Vec<Links>,
-    attachments: Vec<Attachment>,
+    vantages: Vantages,
+    /// Followed once attached.
+    interfaces: Option<Interfaces>,
     ring: RingBuf<MapData>,
     hello_ring: RingBuf<MapData>,
     hellos: Hellos,
@@ -241,15 +307,11 @@ impl Kernel {
         );
         let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?);
         let counters = load::take(&mut ebpf, "COUNTERS")?;
-        // A driver needs one of the two, which attaching finds out.
-        load::xdp(&mut ebpf, load::INGRESS)?;
-        load::xdp(&mut ebpf, load::FRAGS)?;
-        load::egress(&mut ebpf)?;
+        load::programs(&mut ebpf, options.attach.way)?;
         Ok(Self {
             ebpf,
-            pin: options.pin,
-            links: Vec::new(),
-            attachments: Vec::new(),
+            vantages: Vantages::new(options.interfaces.clone(), options.attach.clone(), options.pin),
+            interfaces: None,
             ring,
             hello_ring,
             hellos: Hellos::new(options.max_flows as usize),
@@ -262,29 +324,21 @@ impl Kernel {
         })
     }
 
-    /// Attaches both programs to one interface: XDP with frags, else native, else skb; TCX, else clsact.
-    /// Either both are attached or none.
-    pub fn attach(&mut self, interface: &str) -> Result<Vec<Attachment>, KernelError> {
-        let (links, attachments) = attach::attach(&mut self.ebpf, interface)?;
-        self.links.push(links);
-        self.attachments.extend(attachments.clone());
-        Ok(attachments.into())
-    }
-
-    /// Pins what is attached, if that was asked for, so that it outlives this process: all interfaces or
-    /// none.
-    pub fn pin(&mut self) -> Result<(), KernelError> {
-        if self.pin { self.links.iter_mut().try_for_each(Links::pin) } else { Ok(()) }
+    /// Attaches both programs to every interface that is asked for and there, and follows what comes and
+    /// goes from here on. On an error nothing stays attached.
+    pub async fn attach(&mut self) -> Result<(), KernelError> {
+        let interfaces = self.interfaces.insert(Interfaces::follow().await?);
+        self.vantages.start(&mut self.ebpf, &interfaces.now())
     }
 
     /// Detaches everything this process attached, bar what is pinned.
     pub fn detach(&mut self) -> Result<(), KernelError> {
-        self.attachments.clear();
-        // One that fails must not keep the others attached.
-        self.links.drain(..).map(Links::detach).fold(Ok(()), Result::and)
+        self.interfaces = None;
+        self.vantages.end()
     }
 
-    /// Waits until a ring buffer has something (or the kernel log has). Cancel safe.
+    /// Waits until a ring buffer has something (or the kernel log has, or interfaces have come or gone,
+    /// which is taken care of here). Cancel safe.
     pub async fn ready(&mut self) -> Result<(), KernelError> {
         let wakeups = match &mut self.wakeups {
             Some(wakeups) => wakeups,
@@ -299,6 +353,10 @@ impl Kernel {
             result = wakeups.log.wait() => {
                 self.log.flush();
                 result.map_err(KernelError::Wait)
+            }
+            interfaces = changed(self.interfaces.as_mut()) => {
+                self.vantages.follow(&mut self.ebpf, &interfaces);
+                Ok(())
             }
         }
     }
@@ -397,6 +455,11 @@ impl Kernel {
             meaning: "A ClientHello could not be read, or a part of it never came: that connection's exchanges \
                       have no JA4.",
         });
+        losses.push(Loss {
+            stage: "attach",
+            count: self.vantages.account().failures,
+            meaning: "An interface that is asked for could not be attached to; the status says why.",
+        });
         Ok(KernelStatus {
             programs: status::programs(&self.ebpf),
             maps: status::maps(self),
@@ -409,9 +472,36 @@ impl Kernel {
     }
 
     /// Who is attached where.
-    pub fn attachments(&self) -> &[Attachment] {
-        &self.attachments
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.vantages.attachments().cloned().collect()
     }
+
+    /// Which interfaces are asked for, and what became of that.
+    pub fn interfaces(&self) -> InterfaceStatus {
+        let account = self.vantages.account();
+        InterfaceStatus {
+            selection: self.vantages.selection().clone(),
+            unwatched: self.vantages.unwatched().collect(),
+            appeared: account.appeared,
+            vanished: account.vanished,
+        }
+    }
+}
+
+/// The interfaces, as soon as they may have changed.
+async fn changed(interfaces: Option<&mut Interfaces>) -> Vec<Interface> {
+    match interfaces {
+        Some(interfaces) => interfaces.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where [`Kernel::attach`] would attach now, and what it would leave out.
+pub async fn choice(selection: &Selection) -> Result<(Vec<String>, Vec<Unwatched>), KernelError> {
+    let interfaces = Interfaces::list().await?;
+    vantages::all_named_are_there(selection, &interfaces)?;
+    let choice = choice::choose(selection, &interfaces);
+    Ok((choice.watch.into_iter().map(|interface| interface.name.clone()).collect(), choice.left_out))
 }
 
 /// What wakes whoever waits for the kernel.
@@ -429,6 +519,6 @@ impl Wakeups {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("attachments", &self.attachments).finish_non_exhaustive()
+        f.debug_struct("Kernel").field("vantages", &self.vantages).finish_non_exhaustive()
     }
 }

@@ -7,9 +7,9 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
     Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ControlPlaneLink,
     Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse, GetStatusRequest,
-    GetStatusResponse, Histogram, ListClientsRequest, ListClientsResponse, Loss, MapStatus, PacketCounters,
-    ProgramStatus, Protocol, Series, Service, Severity, WatchAnomaliesRequest, WatchAnomaliesResponse,
-    WatchClientsRequest, WatchClientsResponse, WindowFeatures,
+    GetStatusResponse, Histogram, Interfaces, ListClientsRequest, ListClientsResponse, Loss, MapStatus,
+    PacketCounters, ProgramStatus, Protocol, Series, Service, Severity, UnwatchedInterface,
+    WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
 use jiff::Timestamp;
@@ -283,17 +283,31 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
 pub fn status() -> GetStatusResponse {
     let loss =
         |stage: &str, meaning: &str| Loss { stage: stage.to_owned(), count: 0, meaning: meaning.to_owned() };
-    let attachment = |direction: &str, mode: &str| Attachment {
+    let attachment = |direction: &str, mode: &str, note: &str| Attachment {
         interface: "eth0".to_owned(),
         direction: direction.to_owned(),
         mode: mode.to_owned(),
+        note: note.to_owned(),
     };
     GetStatusResponse {
         node: "gpu-07".to_owned(),
         version: "0.1.0".to_owned(),
         started: before(7_325),
         kernel: "6.12.8".to_owned(),
-        attachments: vec![attachment("ingress", "xdp-native"), attachment("egress", "tcx")],
+        attachments: vec![
+            attachment("ingress", "tcx", "XDP is taken by program cil_xdp_entry (id 97)"),
+            attachment("egress", "tcx", ""),
+        ],
+        interfaces: Some(Interfaces {
+            include: vec!["/eth.*/".to_owned(), "10.0.0.0/8".to_owned()],
+            exclude: vec!["eth7".to_owned()],
+            unwatched: vec![UnwatchedInterface {
+                interface: "eth0.42".to_owned(),
+                reason: "its packets are seen at eth0".to_owned(),
+            }],
+            appeared: 3,
+            vanished: 2,
+        }),
         services: vec![service()],
         maps: vec![
             MapStatus {

@@ -4,7 +4,7 @@ use hydrometer_proto::v1;
 
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
-    Histogram, Map, Packets, Program, Series, Service, Status, Window,
+    Histogram, Interfaces, Map, Packets, Program, Series, Service, Status, UnwatchedInterface, Window,
 };
 use crate::cli::words;
 
@@ -203,6 +203,7 @@ impl From<&v1::GetStatusResponse> for Status {
             started: words::instant(status.started.as_ref()),
             losses: status.losses.iter().map(|loss| (loss.stage.clone(), loss.count)).collect(),
             attachments: all(&status.attachments),
+            interfaces: status.interfaces.as_ref().map(Interfaces::from),
             programs: all(&status.programs),
             maps: all(&status.maps),
             services: all(&status.services),
@@ -221,7 +222,26 @@ impl From<&v1::Attachment> for Attachment {
             interface: attachment.interface.clone(),
             direction: attachment.direction.clone(),
             mode: attachment.mode.clone(),
+            note: attachment.note.clone(),
         }
+    }
+}
+
+impl From<&v1::Interfaces> for Interfaces {
+    fn from(interfaces: &v1::Interfaces) -> Self {
+        Self {
+            include: interfaces.include.clone(),
+            exclude: interfaces.exclude.clone(),
+            unwatched: all(&interfaces.unwatched),
+            appeared: interfaces.appeared,
+            vanished: interfaces.vanished,
+        }
+    }
+}
+
+impl From<&v1::UnwatchedInterface> for UnwatchedInterface {
+    fn from(unwatched: &v1::UnwatchedInterface) -> Self {
+        Self { interface: unwatched.interface.clone(), reason: unwatched.reason.clone() }
     }
 }
 

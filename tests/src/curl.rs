@@ -1,0 +1,38 @@
+//! curl: a client for tests that need bytes on the wire, and not a conversation with a model.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{net::Namespace, nginx::Nginx};
+
+/// Asks `nginx` on one connection from `address`, once for each of `uploads`, with so many bytes of body; every answer
+/// must be a success. Files go into `folder`.
+pub fn ask(
+    namespace: &Namespace,
+    nginx: &Nginx,
+    folder: &Path,
+    address: IpAddr,
+    uploads: &[usize],
+) -> Result<()> {
+    let mut command = namespace.command("curl");
+    for (n, &bytes) in uploads.iter().enumerate() {
+        if n > 0 {
+            command.arg("--next");
+        }
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "30", "--output", "/dev/null"]);
+        command.args(["--interface", &address.to_string(), "--cacert"]).arg(nginx.certificate());
+        // It would wait for a `100 Continue` before a long body, and nginx sends none.
+        command.args(["--header", "Expect:"]);
+        if bytes > 0 {
+            let body = folder.join(format!("upload-{bytes}"));
+            fs::write(&body, vec![b'u'; bytes])
+                .with_context(|| format!("cannot write {}", body.display()))?;
+            command.arg("--data-binary").arg(format!("@{}", body.display()));
+        }
+        command.arg(nginx.base_url(address));
+    }
+    let output = command.output().context("cannot run curl; install it (`cargo xtask setup`)")?;
+    ensure!(output.status.success(), "curl failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
