@@ -14,7 +14,7 @@ use hydrometer_proto::v1::{Attachment, ClientCounters};
 use hydrometer_tests::{
     agent::Agent,
     attached, curl,
-    net::{Network, SERVER_INTERFACE},
+    net::{Network, SERVER_INTERFACE, SERVER_V4},
     nginx::{self, Nginx, Security, Summary},
     process::wait_for,
     programs,
@@ -124,6 +124,40 @@ fn the_programs_stand_where_they_were_told_to_among_those_of_others() {
     }
     for link in links {
         link.detach().unwrap();
+    }
+}
+
+/// A device on top of the server's interface, by whose address the server is reached as well.
+const UPPER: &str = "upper0";
+const UPPER_CLIENT: &str = "10.79.0.2";
+
+#[test]
+fn a_packet_that_crosses_two_devices_is_counted_at_one_of_them() {
+    let place = Place::start();
+    for kind in ["macvlan mode bridge", "vlan id 42"] {
+        let Some(device) = place.add_upper(kind) else {
+            println!("{kind}: not tried, since this kernel makes no such device");
+            continue;
+        };
+        let both = format!("{SERVER_INTERFACE},{UPPER}");
+        for (include, exclude, watched, left_out) in [
+            (both.as_str(), "lo", SERVER_INTERFACE, &[UPPER][..]),
+            ("/server0|upper0/", "lo", SERVER_INTERFACE, &[UPPER]),
+            (UPPER, "lo", UPPER, &[]),
+            ("10.79.0.0/24", "lo", UPPER, &[]),
+            ("/.*/", "lo,10.77.0.1", UPPER, &[]),
+        ] {
+            let agent = place.agent(&["--iface", include, "--exclude-iface", exclude]);
+            wait_until_watching(&agent, &[watched]);
+            let unwatched = agent.status().unwrap().interfaces.unwrap().unwatched;
+            let names: Vec<_> = unwatched.iter().map(|unwatched| unwatched.interface.as_str()).collect();
+            assert_eq!(names, left_out, "{kind}, {include}: {unwatched:?}");
+            // Tags are in the frames, or taken off by the kernel before TC.
+            let counters = place.ask_by_way_of(&agent, "10.79.0.1", &device, UPPER_CLIENT);
+            assert_eq!(counters.syns, 1, "{kind}, {include}");
+            place.stop(agent);
+        }
+        place.remove_upper(&device);
     }
 }
 
@@ -265,11 +299,47 @@ impl Place {
     }
 
     fn ask_through_late(&self, agent: &Agent) {
-        let route =
-            format!("{}/32 via 10.78.0.1 dev late1 src {LATE_CLIENT}", hydrometer_tests::net::SERVER_V4);
+        self.ask_by_way_of(agent, "10.78.0.1", "late1", LATE_CLIENT);
+    }
+
+    /// Adds the upper device, and on the clients' side what it takes to reach it: the name of that device. `None` where
+    /// the kernel has no such devices.
+    fn add_upper(&self, kind: &str) -> Option<String> {
+        let (server, client) = (self.network.server(), self.network.client());
+        if let Err(error) = server.ip(&format!("link add link {SERVER_INTERFACE} name {UPPER} type {kind}")) {
+            assert!(error.to_string().contains("Unknown device type"), "{kind}: {error:#}");
+            return None;
+        }
+        server.ip(&format!("address add 10.79.0.1/24 dev {UPPER}")).unwrap();
+        server.ip(&format!("link set {UPPER} up")).unwrap();
+        let device = if kind.starts_with("vlan") {
+            client.ip(&format!("link add link client0 name tagged0 type {kind}")).unwrap();
+            client.ip("link set tagged0 up").unwrap();
+            "tagged0"
+        } else {
+            "client0"
+        };
+        client.ip(&format!("address add {UPPER_CLIENT}/24 dev {device}")).unwrap();
+        // The lower device would answer for the address of the upper one as well.
+        let link = server.ip(&format!("-oneline link show dev {UPPER}")).unwrap();
+        let hardware = link.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
+        client.ip(&format!("neighbour replace 10.79.0.1 lladdr {hardware} dev {device}")).unwrap();
+        Some(device.to_owned())
+    }
+
+    fn remove_upper(&self, device: &str) {
+        self.network.server().ip(&format!("link delete {UPPER}")).unwrap();
+        self.network.client().ip(&format!("address delete {UPPER_CLIENT}/24 dev {device}")).unwrap();
+        self.network.client().ip("neighbour flush to 10.79.0.1").unwrap();
+    }
+
+    /// `from` asks by way of `gateway`, an address of the server's that is reached through `device`.
+    fn ask_by_way_of(&self, agent: &Agent, gateway: &str, device: &str, from: &str) -> ClientCounters {
+        let route = format!("{SERVER_V4}/32 via {gateway} dev {device} src {from}");
         self.network.client().ip(&format!("route replace {route}")).unwrap();
-        self.ask(agent, LATE_CLIENT.parse().unwrap());
+        let counters = self.ask(agent, from.parse().unwrap());
         self.network.client().ip(&format!("route delete {route}")).unwrap();
+        counters
     }
 }
 
