@@ -110,10 +110,12 @@ impl Client {
 /// The class of a record of this many bytes: four classes to an octave, from 64 B to 16 KiB.
 #[inline(always)]
 pub fn size_class(bytes: u32) -> usize {
-    let bytes = if bytes < 64 { 64 } else { bytes };
-    let octave = log2(bytes as u64);
-    let class = (octave - 6) * 4 + ((bytes >> (octave - 2)) & 3);
-    if class < SIZE_CLASSES as u32 { class as usize } else { SIZE_CLASSES - 1 }
+    let bytes = if bytes < 64 { 64 } else { bytes as usize };
+    let octave = log2(bytes as u64) as usize;
+    // The octave's two bits below its highest, which stays in: 4 to 7. A sum of two masked parts would become an OR,
+    // after which verifiers before 6.10 know no bounds, and the comparison would be made before it.
+    let class = octave * 4 + (bytes >> (octave - 2)) - 7 * 4;
+    if class < SIZE_CLASSES { class } else { SIZE_CLASSES - 1 }
 }
 
 /// The smallest size of a class, bytes.
