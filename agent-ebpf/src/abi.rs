@@ -66,7 +66,7 @@ pub struct FlowKey4 {
 
 /// Key of an IPv6 flow. Addresses and ports in network order.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey6 {
     /// Client address.
     pub client: Address,
@@ -78,6 +78,18 @@ pub struct FlowKey6 {
     pub server_port: u16,
     /// IP protocol number.
     pub transport: u32,
+}
+
+/// Key of an HTTP/2 stream.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// Its connection's addresses and ports, of either family.
+    pub flow: FlowKey6,
+    /// [`crate::flow::Asked::connection`]: the ports may be used again.
+    pub connection: u32,
+    /// Stream identifier.
+    pub stream: u32,
 }
 
 /// Key of the service map: an address (all zero: any address) and a port, in network order.
@@ -208,6 +220,7 @@ plain! {
     FlowKey4: [u32; 4],
     FlowKey6: [u32; 10],
     ServiceKey: [u32; 5],
+    StreamKey: [u32; 12],
     ExchangeEvent: [u64; 18],
     crate::flow::Flow: [u64; 37],
     crate::hello::HelloEvent: [u64; 7],
@@ -285,10 +298,12 @@ counters! {
     RingFull = "ring_full",
     /// The record boundary of a stream was lost (bytes were missed); sizes are derived until it is found again.
     Desync = "desync",
-    /// A packet held more TLS records than are walked at once; counts as a desync, too.
+    /// A packet held more TLS records or HTTP/2 frames than are walked at once; counts as a desync, too.
     RecordLimit = "record_limit",
     /// The ring buffer for ClientHellos was full: the JA4 of one connection may be missing.
     HelloRingFull = "hello_ring_full",
+    /// An HTTP/2 stream, or connection, for which there was no room: it has no exchange; raise max_streams.
+    StreamLost = "stream_lost",
 }
 
 /// Number of [`Counter`]s.
@@ -301,6 +316,7 @@ const _: () = {
     assert!(size_of::<FlowKey4>() == 16);
     assert!(size_of::<FlowKey6>() == 40);
     assert!(size_of::<ServiceKey>() == 20);
+    assert!(size_of::<StreamKey>() == 48);
     assert!(size_of::<ExchangeEvent>() == 144);
 };
 

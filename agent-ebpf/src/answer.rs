@@ -100,7 +100,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     }
     match protocol(mode) {
         Protocol::Tls => records(packet, tables, flow, half, segment, position, mode, turn),
-        Protocol::Unknown => {}
+        Protocol::Unknown | Protocol::Http2 => {}
         _ => clear_text(packet, answered, half, segment, turn, tables.now()),
     }
 }

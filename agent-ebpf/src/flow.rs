@@ -87,6 +87,11 @@ impl Flow {
             && (self.answered.records.get() > 0 || self.answered.pending.get() != 0)
     }
 
+    /// Requests begun on this connection, for the owner of a copy.
+    pub fn requests(&mut self) -> u32 {
+        self.client.get_mut().turns.saturating_sub(self.asked.turns_before.get())
+    }
+
     /// The exchange that is open, for a reader that looks at the flow from outside. Addresses and ports
     /// are those of the flow's key.
     pub fn open(&self, (client, server): (Address, Address), ports: (u16, u16)) -> Option<ExchangeEvent> {

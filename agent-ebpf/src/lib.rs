@@ -13,6 +13,9 @@
 //!    │        http.rs    the first bytes of clear-text HTTP
 //!    │        hello.rs   the bytes of a ClientHello, for userspace
 //!    │
+//! stage.rs    what only some packets need, each in a program of its own
+//! http2.rs    HTTP/2 in clear text, stream by stream
+//!    │
 //! flow.rs     the state of one connection, and how an exchange ends
 //! client.rs   counters and histograms of one client
 //! abi.rs      what kernel and userspace share
@@ -33,8 +36,10 @@ pub mod client;
 pub mod flow;
 pub mod hello;
 mod http;
+pub mod http2;
 pub mod packet;
 mod request;
+pub mod stage;
 mod stream;
 mod tls;
 pub mod track;

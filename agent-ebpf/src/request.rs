@@ -10,7 +10,7 @@ use crate::{
         ANSWER_DERIVED, ClientHalf, EARLY, EARLY_ENDED, Flow, HANDSHAKE_DONE, PIPELINE, REQUEST_DERIVED,
         SYN_DOUBTFUL, SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established, protocol,
     },
-    hello, http,
+    hello, http, http2,
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
@@ -121,6 +121,11 @@ pub(crate) fn segment<P: Packet, T: Tables>(
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
             None
         }
+        // It has a stage of its own.
+        Protocol::Http2 => {
+            half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
+            None
+        }
         known => clear_text(packet, flow, half, segment, (mode, known), now),
     }
 }
@@ -141,6 +146,7 @@ fn recognise<P: Packet>(packet: &P, half: &ClientHalf, segment: &Segment) -> Pro
         None if begins && packet.load(segment.payload) == Some([HANDSHAKE]) => Protocol::Tls,
         None if begins && packet.load(segment.payload).is_some_and(http::may_be_request) => Protocol::Http1,
         _ if begins => Protocol::Other,
+        Some(start) if http2::is_request(start) => Protocol::Http2,
         _ => Protocol::Unknown,
     }
 }

@@ -83,6 +83,12 @@ impl<const N: usize> Stream<N> {
         };
     }
 
+    /// Whether a place in the stream is known at all.
+    #[inline(always)]
+    pub(crate) fn is_started(&self) -> bool {
+        self.state != UNSTARTED
+    }
+
     /// Whether record boundaries are known.
     #[inline(always)]
     pub(crate) fn in_sync(&self) -> bool {

@@ -20,10 +20,11 @@ use aya_log_ebpf::{
     trace,
 };
 use hydrometer_ebpf::{
-    abi::{Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey},
+    abi::{Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey, StreamKey},
     client::Client,
     flow::Flow,
     hello::{HelloEvent, MAX_HELLO},
+    http2::Connection,
     packet::{Direction, Packet},
     track::{Scratch, Step, Tables},
 };
@@ -37,6 +38,12 @@ static FLOWS6: LruHashMap<FlowKey6, Flow> = LruHashMap::with_max_entries(1, 0);
 /// Clients by [`hydrometer_ebpf::abi::client_key`].
 #[map]
 static CLIENTS: LruHashMap<u64, Client> = LruHashMap::with_max_entries(1, 0);
+/// HTTP/2 connections in clear text.
+#[map]
+static CONNECTIONS: LruHashMap<FlowKey6, Connection> = LruHashMap::with_max_entries(1, 0);
+/// Their open streams.
+#[map]
+static STREAMS: LruHashMap<StreamKey, Flow> = LruHashMap::with_max_entries(1, 0);
 /// One bit for each port that a service uses.
 #[map]
 static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
@@ -76,6 +83,9 @@ struct Hello {
 /// What a new flow begins with: too large for the stack.
 // SAFETY: all fields are integers, for which zero is a value.
 static NEW_FLOW: Flow = unsafe { MaybeUninit::zeroed().assume_init() };
+/// What a new connection begins with.
+// SAFETY: as above.
+static NEW_CONNECTION: Connection = unsafe { MaybeUninit::zeroed().assume_init() };
 /// What a new client begins with.
 // SAFETY: as above.
 static NEW_CLIENT: Client = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -110,6 +120,36 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow> {
         let _ = FLOWS6.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
         self.flow6(key)
+    }
+
+    #[inline(always)]
+    fn connection(&self, key: &FlowKey6) -> Option<&Connection> {
+        // SAFETY: see above.
+        unsafe { CONNECTIONS.get(key) }
+    }
+
+    #[inline(always)]
+    fn insert_connection(&self, key: &FlowKey6) -> Option<&Connection> {
+        let _ = CONNECTIONS.insert(key, &NEW_CONNECTION, BPF_NOEXIST as u64);
+        self.connection(key)
+    }
+
+    #[inline(always)]
+    fn stream(&self, key: &StreamKey) -> Option<&Flow> {
+        // SAFETY: see above.
+        unsafe { STREAMS.get(key) }
+    }
+
+    #[inline(always)]
+    fn insert_stream(&self, key: &StreamKey) -> Option<&Flow> {
+        let _ = STREAMS.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
+        self.stream(key)
+    }
+
+    #[inline(always)]
+    fn remove_stream(&self, key: &StreamKey) {
+        // It may have been evicted meanwhile.
+        let _ = STREAMS.remove(key);
     }
 
     #[inline(always)]

@@ -6,20 +6,25 @@
 use core::{hint::black_box, ops::ControlFlow};
 
 use crate::{
-    abi::{ABORTED, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey, client_key},
+    abi::{
+        ABORTED, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey, StreamKey,
+        client_key,
+    },
     answer,
     client::Client,
-    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported},
+    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
     hello::HelloEvent,
+    http2,
     packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
     request::{self, Work},
+    stage::Stage,
 };
 
 /// The maps, the clock and the ring buffer.
 ///
 /// # Safety
-/// References that `flow4`, `flow6` and their inserting forms return stay valid while the packet is
-/// handled, `scratch` hands out its room to one packet at a time, and packets of one direction of one flow are handled one at a time. (In the kernel the first
+/// References that the functions for flows, connections and streams return stay valid while the packet is
+/// handled, also when what they refer to is removed; `scratch` hands out its room to one at a time, and packets of one direction of one flow are handled one at a time. (In the kernel the first
 /// holds by RCU, the second because a flow's packets of one direction share a queue or their socket's
 /// lock.)
 pub unsafe trait Tables {
@@ -31,6 +36,16 @@ pub unsafe trait Tables {
     fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow>;
     /// Enters an empty flow.
     fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow>;
+    /// Looks an HTTP/2 connection up.
+    fn connection(&self, key: &FlowKey6) -> Option<&http2::Connection>;
+    /// Enters an HTTP/2 connection.
+    fn insert_connection(&self, key: &FlowKey6) -> Option<&http2::Connection>;
+    /// Looks an HTTP/2 stream up, which is kept as a flow.
+    fn stream(&self, key: &StreamKey) -> Option<&Flow>;
+    /// Enters an HTTP/2 stream.
+    fn insert_stream(&self, key: &StreamKey) -> Option<&Flow>;
+    /// Removes an HTTP/2 stream.
+    fn remove_stream(&self, key: &StreamKey);
     /// Looks a client up, or enters it.
     fn client(&self, key: u64) -> Option<&Client>;
     /// Whether a service uses this port (network order) on any address.
@@ -51,7 +66,7 @@ pub unsafe trait Tables {
     fn now(&self) -> u64;
     /// The same as of the last timer tick, at a fraction of the cost.
     fn coarse_now(&self) -> u64;
-    /// Room for the packet at hand, one for each direction. Handed out once a packet.
+    /// Room for the packet at hand, one for each direction. Handed out once in each stage of a packet.
     #[expect(clippy::mut_from_ref, reason = "the implementor promises to hand it out once")]
     fn scratch(&self, direction: Direction) -> Option<&mut Scratch>;
     /// Takes up to `times` steps.
@@ -67,8 +82,9 @@ pub unsafe trait Tables {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scratch {
-    segment: Segment,
+    pub(crate) segment: Segment,
     work: Work,
+    pub(crate) http2: http2::Work,
 }
 
 /// Something done step by step. In the kernel the verifier then looks at one step instead of all.
@@ -77,13 +93,14 @@ pub trait Step {
     fn step(&mut self) -> ControlFlow<()>;
 }
 
-/// A packet from the network.
+/// A packet from the network. Returns the stage to go on with, if there is one.
 #[inline(always)]
-pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    let Some((segment, work)) = segment(packet, tables, Direction::Ingress) else { return };
+pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
+    let (segment, work) = segment(packet, tables, Direction::Ingress)?;
     let known = lookup(tables, segment);
     let Some(flow) = known.or_else(|| insert(tables, segment)) else {
-        return tables.count(Counter::IngressUnwatched);
+        tables.count(Counter::IngressUnwatched);
+        return None;
     };
     tables.count(Counter::IngressWatched);
     // SAFETY: promised by the implementor of `Tables`.
@@ -93,7 +110,7 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
         if half.unreported.is_due() {
             report(tables, segment, &mut half.unreported, Direction::Ingress, tables.coarse_now());
         }
-        return;
+        return None;
     }
     let now = tables.now();
     if flow.first_seen.get() == 0 {
@@ -118,14 +135,18 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     {
         report(tables, segment, &mut half.unreported, Direction::Ingress, now);
     }
+    stage(flow)
 }
 
-/// A packet to the network.
+/// A packet to the network. Returns the stage to go on with, if there is one.
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    let Some((segment, work)) = segment(packet, tables, Direction::Egress) else { return };
+pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
+    let (segment, work) = segment(packet, tables, Direction::Egress)?;
     // Only what the client began is followed.
-    let Some(flow) = lookup(tables, segment) else { return tables.count(Counter::EgressUnwatched) };
+    let Some(flow) = lookup(tables, segment) else {
+        tables.count(Counter::EgressUnwatched);
+        return None;
+    };
     tables.count(Counter::EgressWatched);
     // SAFETY: promised by the implementor of `Tables`.
     let half = unsafe { flow.server_half() };
@@ -134,7 +155,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
         if half.unreported.is_due() {
             report(tables, segment, &mut half.unreported, Direction::Egress, tables.coarse_now());
         }
-        return;
+        return None;
     }
     let connection = flow.asked.connection.get();
     if half.connection != connection {
@@ -156,6 +177,16 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     if half.unreported.is_due() || may_be_last(segment, flow) || segment.has(FIN | RST) {
         report(tables, segment, &mut half.unreported, Direction::Egress, tables.now());
     }
+    stage(flow)
+}
+
+/// What the flow's protocol needs beyond this.
+#[inline(always)]
+fn stage(flow: &Flow) -> Option<Stage> {
+    match protocol(flow.asked.mode.get()) {
+        Protocol::Http2 => Some(Stage::Http2),
+        _ => None,
+    }
 }
 
 /// The segment in `packet`, if it is one of a watched port, and room to handle it in.
@@ -171,7 +202,7 @@ fn segment<'a, P: Packet, T: Tables>(
             scratch.segment = segment;
             // From here on nobody knows by which of many paths it was parsed: the verifier, too, goes on
             // once instead of once for each.
-            let Scratch { segment, work } = black_box(scratch);
+            let Scratch { segment, work, .. } = black_box(scratch);
             Some((segment, work))
         }
         Err(skip) => {
@@ -188,7 +219,7 @@ fn segment<'a, P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn lookup<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
+pub(crate) fn lookup<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
     if segment.v4 { tables.flow4(&segment.key4()) } else { tables.flow6(&segment.key6()) }
 }
 
@@ -358,7 +389,7 @@ fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
 
 /// An exchange is over: the client's counters, and a record for userspace.
 #[inline(always)]
-fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, flags: u8) {
+pub(crate) fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, flags: u8) {
     let totals = flow.totals(turn);
     let emitted = tables.emit(|event| {
         event.client = segment.client;
@@ -405,7 +436,7 @@ fn report<T: Tables>(
 }
 
 #[inline(always)]
-fn client<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> {
+pub(crate) fn client<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> {
     let client = tables.client(client_key(&segment.client));
     if client.is_none() {
         tables.count(Counter::ClientInsert);

@@ -76,6 +76,9 @@ pub struct Settings {
     /// Clients counted in the kernel at once [default: 65536]
     #[arg(long, value_name = "COUNT")]
     max_clients: Option<u32>,
+    /// HTTP/2 streams in clear text tracked at once [default: 16384]
+    #[arg(long, value_name = "COUNT")]
+    max_streams: Option<u32>,
     /// Size of the ring buffer that carries finished exchanges [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     ring_bytes: Option<u32>,
@@ -166,6 +169,7 @@ impl Settings {
             socket: self.socket.or(file.socket),
             max_flows: self.max_flows.or(file.max_flows),
             max_clients: self.max_clients.or(file.max_clients),
+            max_streams: self.max_streams.or(file.max_streams),
             ring_bytes: self.ring_bytes.or(file.ring_bytes),
             quiet: self.quiet.or(file.quiet),
             pin: self.pin.or(file.pin),
@@ -200,6 +204,7 @@ impl Settings {
             services,
             max_flows: within("max_flows", self.max_flows.unwrap_or(131_072), 1 << 24, &mut problems),
             max_clients: within("max_clients", self.max_clients.unwrap_or(65_536), 1 << 24, &mut problems),
+            max_streams: within("max_streams", self.max_streams.unwrap_or(16_384), 1 << 24, &mut problems),
             ring_bytes: within("ring_bytes", self.ring_bytes.unwrap_or(8 << 20), 1 << 30, &mut problems),
             log_level: self.kernel_log.unwrap_or(LogLevel::Off).level(),
             interfaces,

@@ -55,9 +55,9 @@ pub(crate) fn protocol(number: u8) -> Protocol {
 /// How far figures of this protocol can be trusted; `derived` when bytes were missed.
 pub(crate) fn accuracy(protocol: Protocol, derived: bool) -> Accuracy {
     match protocol {
-        Protocol::Http1 | Protocol::Tls if derived => Accuracy::Derived,
-        Protocol::Http1 | Protocol::Tls => Accuracy::Exact,
-        Protocol::Http2 | Protocol::TlsHttp2 | Protocol::Quic | Protocol::Other => Accuracy::Estimated,
+        Protocol::Http1 | Protocol::Tls | Protocol::Http2 if derived => Accuracy::Derived,
+        Protocol::Http1 | Protocol::Tls | Protocol::Http2 => Accuracy::Exact,
+        Protocol::TlsHttp2 | Protocol::Quic | Protocol::Other => Accuracy::Estimated,
     }
 }
 

@@ -86,6 +86,16 @@ pub fn tls_record(content: usize) -> Vec<u8> {
     record
 }
 
+/// What an HTTP/2 client begins with (RFC 9113 section 3.4).
+pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// An HTTP/2 frame (RFC 9113 section 4.1) with this many bytes of content.
+pub fn http2_frame(kind: u8, flags: u8, stream: u32, content: usize) -> Vec<u8> {
+    let [_, length @ ..] = (content as u32).to_be_bytes();
+    let header = [&length[..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [header, vec![0xa5; content]].concat()
+}
+
 /// Cuts a TCP/IPv4 or TCP/IPv6 super-frame into frames with at most `payload` bytes each, as a network card
 /// does. Anything else, and what is short enough, comes back as it is.
 pub fn segments(frame: &[u8], payload: usize) -> Vec<Vec<u8>> {

@@ -25,3 +25,4 @@ pub mod programs;
 pub mod python;
 mod rpc;
 pub mod stack;
+pub mod wire;

@@ -48,6 +48,8 @@ impl Programs {
             .map_max_entries("FLOWS4", 65_536)
             .map_max_entries("FLOWS6", 65_536)
             .map_max_entries("CLIENTS", 65_536)
+            .map_max_entries("CONNECTIONS", 4_096)
+            .map_max_entries("STREAMS", 16_384)
             .map_max_entries("EXCHANGES", ring)
             .load(object)
             .context("cannot load the kernel programs")?;
@@ -64,6 +66,10 @@ impl Programs {
                 _ => continue,
             }
             .with_context(|| format!("the verifier refuses {name}"))?;
+        }
+        let names: Vec<_> = programs.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            hydrometer_agent::kernel::stages(&mut programs.ebpf, &name)?;
         }
         Ok(programs)
     }

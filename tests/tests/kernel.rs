@@ -12,7 +12,7 @@ use hydrometer_ebpf::{
 };
 use hydrometer_engine::Service;
 use hydrometer_tests::{
-    frames::{Tcp, flags, segments, tls_record},
+    frames::{HTTP2_PREFACE, Tcp, flags, http2_frame, segments, tls_record},
     programs::{Programs, bench, product},
 };
 use proptest::{
@@ -368,9 +368,9 @@ fn handshake_record(content: usize) -> Vec<u8> {
     record
 }
 
-/// A conversation nobody would have: segments in any order, with any flags, of any content.
-fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    let payload = prop_oneof![
+/// What the segments of an absurd conversation hold: TLS, HTTP/1, or noise.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
         Just(Vec::new()),
         (1_usize..1300).prop_map(tls_record),
         (1_usize..1300).prop_map(handshake_record),
@@ -381,7 +381,35 @@ fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
         Just(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
         Just(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
         vec(any::<u8>(), 1..80),
-    ];
+    ]
+}
+
+/// The same of HTTP/2: frames, whole ones mostly, of a few streams.
+fn http2_payload() -> impl Strategy<Value = Vec<u8>> {
+    let flags = prop_oneof![Just(0_u8), Just(1), Just(4), Just(5), Just(0x24), any::<u8>()];
+    let content = prop_oneof![Just(0_usize), Just(4), 1_usize..300];
+    let kind = prop_oneof![4 => Just(1_u8), 4 => Just(0), 3 => 0_u8..11];
+    let stream = prop_oneof![6 => (0_u32..8).prop_map(|n| 2 * n + 1), 1 => 0_u32..12];
+    let frame = (kind, flags, stream, content).prop_map(|(kind, flags, stream, content)| {
+        let content = [content, content, 5, 4, 6, 4, 8, 8, 4, content, content][usize::from(kind)];
+        http2_frame(kind, flags, if matches!(kind, 4 | 6 | 7) { 0 } else { stream }, content)
+    });
+    let frames = vec(frame, 0..5).prop_map(|frames| frames.concat());
+    prop_oneof![
+        1 => Just([HTTP2_PREFACE, &http2_frame(4, 0, 0, 18)].concat()),
+        12 => frames.clone(),
+        2 => (frames.clone(), 0_usize..20).prop_map(|(frames, cut)| frames[..frames.len().min(cut)].to_vec()),
+        2 => (frames, 0_usize..20).prop_map(|(frames, cut)| frames[frames.len().min(cut)..].to_vec()),
+        1 => vec(any::<u8>(), 1..80),
+    ]
+}
+
+/// A conversation nobody would have: segments in any order, with any flags, of any content. The client begins each
+/// connection with `greeting`, where that is not empty.
+fn conversation(
+    greeting: &'static [u8],
+    payload: impl Strategy<Value = Vec<u8>>,
+) -> impl Strategy<Value = Vec<Vec<u8>>> {
     let flags = prop_oneof![
         12 => Just(flags::ACK),
         1 => Just(flags::SYN),
@@ -395,8 +423,10 @@ fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let one = (any::<bool>(), 0_u16..3, flags, payload, step, cut, 0_usize..3);
     vec(one, 1..60).prop_map(|segments| {
         let mut next = BTreeMap::new();
-        segments
-            .into_iter()
+        let begin = |port| (true, port, flags::ACK, greeting.to_vec(), 0, None, 0);
+        let begins = (0..3).map(begin).filter(|_| !greeting.is_empty());
+        begins
+            .chain(segments)
             .map(|(asks, port, flags, payload, step, cut, vlans)| {
                 let client = ("10.0.0.9".parse().unwrap(), 40_000 + port);
                 let server = ("10.0.0.1".parse().unwrap(), 8443);
@@ -416,6 +446,18 @@ fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
 
 #[test]
 fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
+    let (cases, exchanges, hellos) = differ(&conversation(&[], payload()));
+    assert!(exchanges > cases / 2 && hellos > cases / 2, "{exchanges}, {hellos}");
+}
+
+#[test]
+fn absurd_http2_conversations_give_the_same_in_the_kernel_and_natively() {
+    let (cases, exchanges, _) = differ(&conversation(HTTP2_PREFACE, http2_payload()));
+    assert!(exchanges > cases / 2, "{exchanges}");
+}
+
+/// Plays conversations to both and compares; returns how many, and what was in them: exchanges, ClientHellos.
+fn differ(conversations: &impl Strategy<Value = Vec<Vec<u8>>>) -> (usize, usize, usize) {
     let cases = if std::env::var_os("HYDROMETER_FULL").is_some() { 5_000 } else { 100 };
     let mut runner = TestRunner::new_with_rng(
         Config::default(),
@@ -427,7 +469,7 @@ fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
         if case % 100 == 0 {
             both = Both::new();
         }
-        let frames = conversation().new_tree(&mut runner).unwrap().current();
+        let frames = conversations.new_tree(&mut runner).unwrap().current();
         for frame in &frames {
             both.frame("hyd_ingress", frame);
         }
@@ -436,5 +478,5 @@ fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
         hellos += native.hellos.len();
         assert_eq!(kernel, native, "case {case}: {frames:02x?}");
     }
-    assert!(exchanges > cases / 2 && hellos > cases / 2, "{exchanges}, {hellos}");
+    (cases, exchanges, hellos)
 }

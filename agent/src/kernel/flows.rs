@@ -16,7 +16,7 @@ use std::{
 
 use aya::maps::{Array, HashMap as Map, IterableMap as _, MapData, MapFd};
 use hydrometer_ebpf::{
-    abi::{Address, DERIVED, ExchangeEvent, FlowKey4, FlowKey6, V4_MAPPED, client_key, ip, is_v4},
+    abi::{Address, DERIVED, ExchangeEvent, FlowKey4, FlowKey6, StreamKey, V4_MAPPED, client_key, ip, is_v4},
     flow::Flow,
     packet::TCP,
 };
@@ -59,6 +59,8 @@ pub(super) struct Flows {
     six: Map<MapData, [u32; 10], Words>,
     pieces4: Batches<[u32; 4], Words>,
     pieces6: Batches<[u32; 10], Words>,
+    /// HTTP/2 streams. Their ends show, so the sweep leaves them alone.
+    streams: Map<MapData, [u32; 12], Words>,
     family: Family,
     pass: Pass,
     /// The pass before: complete.
@@ -99,6 +101,7 @@ impl Flows {
     pub(super) fn new(
         four: Map<MapData, [u32; 4], Words>,
         six: Map<MapData, [u32; 10], Words>,
+        streams: Map<MapData, [u32; 12], Words>,
         tickets: Array<MapData, u32>,
     ) -> Self {
         Self {
@@ -106,6 +109,7 @@ impl Flows {
             six,
             pieces4: Batches::new(PIECE, [0; 4], Flow::default().into()),
             pieces6: Batches::new(PIECE, [0; 10], Flow::default().into()),
+            streams,
             family: Family::V4,
             pass: Pass::default(),
             last: Pass::default(),
@@ -134,9 +138,9 @@ impl Flows {
         (self.last.entries4, self.last.entries6)
     }
 
-    /// The maps' descriptors.
-    pub(super) fn maps(&self) -> (&MapFd, &MapFd) {
-        (self.four.map().fd(), self.six.map().fd())
+    /// The maps' descriptors: IPv4, IPv6, streams.
+    pub(super) fn maps(&self) -> [&MapFd; 3] {
+        [self.four.map().fd(), self.six.map().fd(), self.streams.map().fd()]
     }
 
     /// Walks on, and hands out answered exchanges that have been quiet for `quiet`.
@@ -150,12 +154,21 @@ impl Flows {
         Ok(())
     }
 
-    /// Walks both maps from begin to end and hands out every exchange that is open.
+    /// Walks all maps from begin to end and hands out every exchange that is open.
     pub(super) fn flush(&mut self, out: &mut Vec<Exchange>) -> io::Result<()> {
         self.pieces4.restart();
         self.pieces6.restart();
         (self.family, self.pass) = (Family::V4, Pass::default());
         while self.piece(None, out)? == Progress::More {}
+        let mut pieces = Batches::new(PIECE, [0; 12], Flow::default().into());
+        let epoch = clock::epoch();
+        let mut stream = |key: &[u32; 12], words: &Words| {
+            let StreamKey { flow: key, .. } = (*key).into();
+            let ports = (key.client_port, key.server_port);
+            let event = Flow::from(*words).open((key.client, key.server), ports);
+            out.extend(event.map(|event| wire::exchange(&event, epoch)));
+        };
+        while pieces.next(self.streams.map().fd(), &mut stream)? == Progress::More {}
         Ok(())
     }
 
@@ -230,7 +243,7 @@ impl Flows {
         let unique: HashSet<_> = keys.collect();
         let epoch = clock::epoch();
         let mut flows: Vec<_> =
-            unique.into_iter().filter_map(|key| Some(snapshot(*key, &self.read(key)?, epoch))).collect();
+            unique.into_iter().filter_map(|key| Some(snapshot(*key, self.read(key)?, epoch))).collect();
         flows.sort_by_key(|flow| Reverse(flow.last_seen));
         flows.truncate(limit);
         flows
@@ -326,7 +339,7 @@ fn last_seen(flow: &Flow) -> u64 {
     flow.first_seen.get().max(flow.asked.end.get()).max(flow.answered.last.get())
 }
 
-fn snapshot(key: Key, flow: &Flow, epoch: Nanos) -> FlowSnapshot {
+fn snapshot(key: Key, mut flow: Flow, epoch: Nanos) -> FlowSnapshot {
     let (client, server, ports) = key.ends();
     let event = flow.open((client, server), ports);
     let protocol = wire::protocol(flow.protocol() as u8);
@@ -337,8 +350,8 @@ fn snapshot(key: Key, flow: &Flow, epoch: Nanos) -> FlowSnapshot {
         service: Service { address: Some(ip(server)), port: u16::from_be(ports.1) },
         protocol,
         first_seen: epoch + Duration::from_nanos(flow.first_seen.get()),
-        last_seen: epoch + Duration::from_nanos(last_seen(flow)),
-        requests: u64::from(flow.asked.turn.get().saturating_sub(flow.asked.turns_before.get())),
+        last_seen: epoch + Duration::from_nanos(last_seen(&flow)),
+        requests: u64::from(flow.requests()),
         request_bytes: flow.request_bytes.get() + event.map_or(0, |event| event.request_bytes),
         answer_bytes: flow.answer_bytes.get() + event.map_or(0, |event| event.answer_bytes),
         in_progress: event.is_some(),

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData},
-    programs::{Program, ProgramError},
+    maps::{Array, HashMap, MapData, ProgramArray},
+    programs::{Program, ProgramError, ProgramFd},
 };
-use hydrometer_ebpf::abi::{PORT_WORDS, ServiceKey, address};
+use hydrometer_ebpf::{
+    abi::{PORT_WORDS, ServiceKey, address},
+    stage::Stage,
+};
 use hydrometer_engine::Service;
 
 use super::{AttachMode, Direction, KernelError, KernelOptions, Way, error};
@@ -23,6 +26,14 @@ pub(super) const FRAGS: &str = "hyd_frags";
 pub(super) const TC_INGRESS: &str = "hyd_tc_ingress";
 /// To the network.
 pub(super) const EGRESS: &str = "hyd_egress";
+
+/// What the programs above go on with: a program, its array, the stage, the stage's program.
+const STAGES: [(&str, &str, Stage, &str); 4] = [
+    (INGRESS, "INGRESS_STAGES", Stage::Http2, "hyd_in_http2"),
+    (FRAGS, "FRAGS_STAGES", Stage::Http2, "hyd_frags_http2"),
+    (TC_INGRESS, "TC_INGRESS_STAGES", Stage::Http2, "hyd_tc_in_http2"),
+    (EGRESS, "EGRESS_STAGES", Stage::Http2, "hyd_out_http2"),
+];
 
 /// What the kernel's verifier keeps of the log; more than it writes about these programs.
 const PAGE: u32 = 4096;
@@ -40,6 +51,8 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
         .map_max_entries("FLOWS4", options.max_flows)
         .map_max_entries("FLOWS6", options.max_flows)
         .map_max_entries("CLIENTS", options.max_clients)
+        .map_max_entries("CONNECTIONS", options.max_streams)
+        .map_max_entries("STREAMS", options.max_streams)
         .map_max_entries("EXCHANGES", ring)
         .load(OBJECT)
         .map_err(|error| error::load(&error))?;
@@ -108,22 +121,40 @@ pub(super) fn program_for(direction: Direction, mode: AttachMode) -> &'static st
     }
 }
 
-/// Loads, and so verifies, the programs that `way` may need; which of them an interface takes, attaching
+/// Loads, and so verifies, the programs that `way` may need, and their stages; which of them an interface takes, attaching
 /// finds out.
 pub(super) fn programs(ebpf: &mut Ebpf, way: Way) -> Result<(), KernelError> {
     let ingress = way.ingress().iter().map(|&mode| program_for(Direction::Ingress, mode));
     let needed: BTreeSet<_> = ingress.chain([EGRESS]).collect();
     for name in needed {
-        let program =
-            ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("there is no program {name}")))?;
-        let loaded = match program {
-            Program::Xdp(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        };
-        loaded.map_err(|error| error::load_program(&error))?;
+        load(ebpf, name)?;
+        stages(ebpf, name)?;
     }
     Ok(())
+}
+
+/// Loads the stages behind the program `behind` and puts them in place. The kernel empties an array of
+/// programs when its last descriptor is closed: they are there as long as `ebpf` is.
+pub fn stages(ebpf: &mut Ebpf, behind: &str) -> Result<(), KernelError> {
+    for (_, array, stage, name) in STAGES.into_iter().filter(|&(program, ..)| program == behind) {
+        let program = load(ebpf, name)?;
+        let mut programs: ProgramArray<&mut MapData> = map(ebpf, array)?;
+        programs.set(stage as u32, &program, 0).map_err(|source| KernelError::Map { map: array, source })?;
+    }
+    Ok(())
+}
+
+/// Loads a program of either kind.
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd, KernelError> {
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("there is no program {name}")))?;
+    let loaded = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    let program = loaded.and_then(|()| program.fd()).map_err(|error| error::load_program(&error))?;
+    program.try_clone().map_err(|error| KernelError::Load(error.to_string()))
 }
 
 /// A program that is loaded.

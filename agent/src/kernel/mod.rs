@@ -34,7 +34,7 @@ pub use self::{
     attach::{AttachOptions, Neighbour, Position, PositionError, Way},
     error::KernelError,
     interfaces::Interface,
-    load::OBJECT,
+    load::{OBJECT, stages},
     selection::{Pattern, PatternError, Selection},
 };
 use self::{clients::Clients, flows::Flows, interfaces::Interfaces, vantages::Vantages, wakeup::Wakeup};
@@ -52,6 +52,8 @@ pub struct KernelOptions {
     pub max_flows: u32,
     /// Entries of the client table.
     pub max_clients: u32,
+    /// Open HTTP/2 streams in clear text, and connections with such, that are followed at a time.
+    pub max_streams: u32,
     /// Bytes of the ring buffer; rounded up to a power of two of at least a page.
     pub ring_bytes: u32,
     /// Kernel log lines at this level and above go to `tracing`; `None` compiles them out.
@@ -303,6 +305,7 @@ impl Kernel {
         let flows = Flows::new(
             load::take(&mut ebpf, "FLOWS4")?,
             load::take(&mut ebpf, "FLOWS6")?,
+            load::take(&mut ebpf, "STREAMS")?,
             load::take(&mut ebpf, "TICKETS")?,
         );
         let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?);

@@ -1,7 +1,7 @@
 //! Ordinary collections in the place of the kernel's maps.
 //!
-//! Invariant: entries are boxed and never removed, so references stay valid while the collections
-//! grow; packets are handled one at a time.
+//! Invariant: entries are boxed, and freed only between two packets, so references stay valid while the
+//! collections grow; packets are handled one at a time.
 #![expect(unsafe_code, reason = "the trait's promises are made here")]
 
 use std::{
@@ -13,12 +13,13 @@ use std::{
 
 use hydrometer_ebpf::{
     abi::{
-        COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, V4_MAPPED, address,
-        client_key,
+        COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, StreamKey, V4_MAPPED,
+        address, client_key,
     },
     client::Client,
     flow::Flow,
     hello::HelloEvent,
+    http2::Connection,
     packet::{Direction, Packet, parse},
     track::{self, Scratch, Step, Tables},
 };
@@ -64,6 +65,8 @@ pub struct Replay {
     services: HashSet<ServiceKey>,
     flows4: Table<FlowKey4, Flow>,
     flows6: Table<FlowKey6, Flow>,
+    connections: Table<FlowKey6, Connection>,
+    streams: Table<StreamKey, Flow>,
     clients: Table<u64, Client>,
     tickets: RefCell<HashMap<u16, u32>>,
     tls_ports: RefCell<HashSet<u16>>,
@@ -89,9 +92,18 @@ impl Replay {
     pub fn packet(&self, packet: &Captured<'_>, direction: Direction) {
         self.now.set(packet.time);
         match direction {
-            Direction::Ingress => track::ingress(packet, self),
-            Direction::Egress => track::egress(packet, self),
+            Direction::Ingress => {
+                if let Some(stage) = track::ingress(packet, self) {
+                    stage.ingress(packet, self);
+                }
+            }
+            Direction::Egress => {
+                if let Some(stage) = track::egress(packet, self) {
+                    stage.egress(packet, self);
+                }
+            }
         }
+        self.streams.bury();
     }
 
     /// Takes one frame of which it is not known where it was going: to a service, if it is addressed to
@@ -125,6 +137,9 @@ impl Replay {
         self.flows6.each(|key, flow| {
             open.extend(flow.open((key.client, key.server), (key.client_port, key.server_port)));
         });
+        self.streams.each(|StreamKey { flow: key, .. }, stream| {
+            open.extend(stream.open((key.client, key.server), (key.client_port, key.server_port)));
+        });
         open.sort_by_key(|event| event.start);
         open
     }
@@ -145,8 +160,8 @@ impl Replay {
     }
 }
 
-// SAFETY: boxes are never removed while `self` is borrowed, and `Replay` is not `Sync`, so packets are
-// handled one at a time.
+// SAFETY: boxes are freed only between two packets, and `Replay` is not `Sync`, so packets are handled one
+// at a time.
 unsafe impl Tables for Replay {
     fn flow4(&self, key: &FlowKey4) -> Option<&Flow> {
         self.flows4.get(key)
@@ -162,6 +177,26 @@ unsafe impl Tables for Replay {
 
     fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow> {
         Some(self.flows6.insert(*key))
+    }
+
+    fn connection(&self, key: &FlowKey6) -> Option<&Connection> {
+        self.connections.get(key)
+    }
+
+    fn insert_connection(&self, key: &FlowKey6) -> Option<&Connection> {
+        Some(self.connections.insert(*key))
+    }
+
+    fn stream(&self, key: &StreamKey) -> Option<&Flow> {
+        self.streams.get(key)
+    }
+
+    fn insert_stream(&self, key: &StreamKey) -> Option<&Flow> {
+        Some(self.streams.insert(*key))
+    }
+
+    fn remove_stream(&self, key: &StreamKey) {
+        self.streams.remove(key);
     }
 
     fn client(&self, key: u64) -> Option<&Client> {
@@ -236,26 +271,29 @@ unsafe impl Tables for Replay {
     }
 }
 
-/// A map whose values stay where they are.
+/// A map whose values stay where they are; what is removed stays until it is buried.
 #[derive(Debug)]
-struct Table<K, V>(RefCell<HashMap<K, Box<V>>>);
+struct Table<K, V> {
+    entries: RefCell<HashMap<K, Box<V>>>,
+    removed: RefCell<Vec<Box<V>>>,
+}
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self(RefCell::default())
+        Self { entries: RefCell::default(), removed: RefCell::default() }
     }
 }
 
 impl<K: Eq + Hash, V: Default> Table<K, V> {
     fn get(&self, key: &K) -> Option<&V> {
-        let value: *const V = &raw const **self.0.borrow().get(key)?;
-        // SAFETY: the box is not removed while `self` is borrowed, and its value is only reached by
+        let value: *const V = &raw const **self.entries.borrow().get(key)?;
+        // SAFETY: the box is not freed before the packet has been handled, and its value is only reached by
         // shared references.
         Some(unsafe { &*value })
     }
 
     fn insert(&self, key: K) -> &V {
-        let value: *const V = match self.0.borrow_mut().entry(key) {
+        let value: *const V = match self.entries.borrow_mut().entry(key) {
             Entry::Occupied(entry) => &raw const **entry.into_mut(),
             Entry::Vacant(entry) => &raw const **entry.insert(Box::default()),
         };
@@ -263,8 +301,17 @@ impl<K: Eq + Hash, V: Default> Table<K, V> {
         unsafe { &*value }
     }
 
+    fn remove(&self, key: &K) {
+        self.removed.borrow_mut().extend(self.entries.borrow_mut().remove(key));
+    }
+
+    /// Frees what was removed. Nobody may have a reference to it.
+    fn bury(&self) {
+        self.removed.borrow_mut().clear();
+    }
+
     fn each(&self, mut each: impl FnMut(&K, &V)) {
-        for (key, value) in &*self.0.borrow() {
+        for (key, value) in &*self.entries.borrow() {
             each(key, value);
         }
     }
