@@ -144,7 +144,7 @@ pub fn stages(ebpf: &mut Ebpf, behind: &str) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Loads a program of either kind.
+/// Loads a program of either kind, if it is not loaded.
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd, KernelError> {
     let program =
         ebpf.program_mut(name).ok_or_else(|| KernelError::Load(format!("there is no program {name}")))?;
@@ -152,6 +152,10 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd, KernelError> {
         Program::Xdp(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    let loaded = match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded,
     };
     let program = loaded.and_then(|()| program.fd()).map_err(|error| error::load_program(&error))?;
     program.try_clone().map_err(|error| KernelError::Load(error.to_string()))
