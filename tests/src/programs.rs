@@ -150,6 +150,23 @@ impl Programs {
             .collect()
     }
 
+    /// What the kernel made of each program, by name.
+    pub fn costs(&self) -> Result<Vec<Cost>> {
+        let mut costs = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            let info = program.info().with_context(|| format!("cannot ask the kernel about {name}"))?;
+            costs.push(Cost {
+                program: name.to_owned(),
+                instructions: info
+                    .verified_instruction_count()
+                    .context("the kernel does not tell what its verifier processed; 5.16 and later do")?,
+                machine_code: info.size_jitted(),
+            });
+        }
+        costs.sort_by(|one, other| one.program.cmp(&other.program));
+        Ok(costs)
+    }
+
     /// Packets and losses, of all cores.
     pub fn counters(&self) -> Result<Counters> {
         let map = self.ebpf.map("COUNTERS").context("there is no map COUNTERS")?;
@@ -162,6 +179,17 @@ impl Programs {
         }
         Ok(total)
     }
+}
+
+/// What a kernel made of a program.
+#[derive(Debug)]
+pub struct Cost {
+    /// Its name.
+    pub program: String,
+    /// Instructions that the verifier processed, on all paths, of the 1,000,000 that it allows.
+    pub instructions: u32,
+    /// Bytes of machine code; 0 when the kernel does not compile.
+    pub machine_code: u32,
 }
 
 /// A program that others may run meanwhile.

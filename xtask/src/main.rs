@@ -8,6 +8,8 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod initramfs;
+mod kernels;
 mod setup;
 mod shell;
 mod test;
@@ -32,6 +34,8 @@ enum Verb {
         #[arg(long)]
         full: bool,
     },
+    /// Load, verify and run the kernel programs on this machine's kernel and on older ones (needs root)
+    Kernels,
     /// Measure the kernel programs, in ns per packet (needs root)
     Bench,
 }
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Build => build::run(),
         Verb::Demo => demo::run(),
         Verb::Test { full } => test::run(if full { test::Extent::Full } else { test::Extent::Usual }),
+        Verb::Kernels => kernels::run(),
         Verb::Bench => bench::run(),
     };
     match outcome {

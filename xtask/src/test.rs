@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::{
-    ebpf, setup,
+    ebpf, kernels, setup,
     shell::{Profile, ask, cargo, execute, need_root, programs, say},
 };
 
@@ -49,6 +49,7 @@ fn steps(extent: Extent) -> Result<Vec<(&'static str, Command)>> {
     }
     steps.push(("programs", cargo("build --workspace --bins")));
     steps.push(("tests", tests(extent)?));
+    steps.push(("kernels", kernels::step()?));
     steps.push(("documentation examples", cargo("test --workspace --doc")));
     Ok(steps)
 }

@@ -4,6 +4,7 @@
 //! said plainly, with what does not work without it, and the others are installed all the same.
 
 mod cargo_tools;
+mod guests;
 mod kernel;
 mod packages;
 mod python;
@@ -12,7 +13,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
-pub(crate) use self::cargo_tools::has_nextest;
+pub(crate) use self::{
+    cargo_tools::has_nextest,
+    guests::{GUEST_KERNELS, GuestKernel},
+};
 use crate::shell::say;
 
 /// One thing that a machine may lack.
@@ -61,6 +65,12 @@ const PARTS: &[Part] = &[
         without: "tests run with `cargo test`, more slowly",
         missing: cargo_tools::nextest_missing,
         install: cargo_tools::install_nextest,
+    },
+    Part {
+        name: "older kernels",
+        without: "the programs are tried on the kernel of this machine alone",
+        missing: guests::missing,
+        install: guests::install,
     },
 ];
 

@@ -57,12 +57,16 @@ pub(super) fn apt_install(packages: &str) -> Result<()> {
         rustix::process::geteuid().is_root(),
         "this needs root; run `apt-get install --no-install-recommends {packages}` as root"
     );
-    // A foreign repository that does not answer is no reason to stop: the index at hand may do.
+    apt_update();
+    execute(&mut apt_get(&format!("install --yes --no-install-recommends {packages}")))
+        .context("apt-get says why above")
+}
+
+/// Renews the package index. A foreign repository that does not answer is no reason to stop: the index at hand may do.
+pub(super) fn apt_update() {
     if let Err(error) = execute(&mut apt_get("update")) {
         say(&format!("{error:#}; going on with the package index that is there"));
     }
-    execute(&mut apt_get(&format!("install --yes --no-install-recommends {packages}")))
-        .context("apt-get says why above")
 }
 
 fn apt_get(arguments: &str) -> Command {
