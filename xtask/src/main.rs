@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod eval;
 mod initramfs;
 mod kernels;
 mod setup;
@@ -38,6 +39,12 @@ enum Verb {
     Kernels,
     /// Measure the kernel programs, in ns per packet (needs root)
     Bench,
+    /// Score the detectors by the labelled traffic in ../shared/eval
+    Eval {
+        /// Handed on; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Test { full } => test::run(if full { test::Extent::Full } else { test::Extent::Usual }),
         Verb::Kernels => kernels::run(),
         Verb::Bench => bench::run(),
+        Verb::Eval { arguments } => eval::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
