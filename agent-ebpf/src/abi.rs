@@ -37,14 +37,13 @@ pub fn is_v4(address: &Address) -> bool {
     address[0] == 0 && address[1] == 0 && address[2] == V4_MAPPED
 }
 
-/// Key of the client map: the upper 64 bits of an IPv6 address, or `ffff:ffff:` and the IPv4 address
-/// (as an IPv6 prefix that would be multicast, which is never a source).
+/// Key of the client map: an IPv4 address, or the bits of an IPv6 address that `mask` has.
 #[inline(always)]
-pub fn client_key(address: &Address) -> u64 {
+pub fn client_key(address: &Address, mask: &Address) -> Address {
     if is_v4(address) {
-        0xffff_ffff_0000_0000 | u32::from_be(address[3]) as u64
+        *address
     } else {
-        (u32::from_be(address[0]) as u64) << 32 | u32::from_be(address[1]) as u64
+        [address[0] & mask[0], address[1] & mask[1], address[2] & mask[2], address[3] & mask[3]]
     }
 }
 
@@ -330,7 +329,10 @@ mod tests {
             let ip_address: IpAddr = text.parse().unwrap();
             assert_eq!(ip(address(ip_address)), ip_address);
         }
-        assert_eq!(client_key(&address("10.0.0.1".parse().unwrap())), 0xffff_ffff_0a00_0001);
-        assert_eq!(client_key(&address("2001:db8:1:2::9".parse().unwrap())), 0x2001_0db8_0001_0002);
+        let key = |text: &str, mask: &str| {
+            ip(client_key(&address(text.parse().unwrap()), &address(mask.parse().unwrap()))).to_string()
+        };
+        assert_eq!(key("10.0.0.1", "ffff:ffff::"), "10.0.0.1");
+        assert_eq!(key("2001:db8:1:2::9", "ffff:ffff:ffff:ffff::"), "2001:db8:1:2::");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
-    track::Tables,
+    track::{self, Tables},
     walk::{self, Header as _, Position, Reader},
 };
 
@@ -395,7 +395,7 @@ fn settle<T: Tables>(
         flow.asked.turn.set(0);
     }
     if found.early == EarlyData::Accepted
-        && let Some(client) = tables.client(crate::abi::client_key(&segment.client))
+        && let Some(client) = track::client(tables, segment)
     {
         client.asked(flow.asked.start.get());
     }

@@ -5,7 +5,7 @@
 use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
-    EbpfContext,
+    EbpfContext, Global,
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_ktime_get_ns,
@@ -20,7 +20,7 @@ use aya_log_ebpf::{
     trace,
 };
 use hydrometer_ebpf::{
-    abi::{Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey, StreamKey},
+    abi::{Address, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey, StreamKey},
     client::Client,
     flow::Flow,
     hello::{HelloEvent, MAX_HELLO},
@@ -37,7 +37,7 @@ static FLOWS4: LruHashMap<FlowKey4, Flow> = LruHashMap::with_max_entries(1, 0);
 static FLOWS6: LruHashMap<FlowKey6, Flow> = LruHashMap::with_max_entries(1, 0);
 /// Clients by [`hydrometer_ebpf::abi::client_key`].
 #[map]
-static CLIENTS: LruHashMap<u64, Client> = LruHashMap::with_max_entries(1, 0);
+static CLIENTS: LruHashMap<Address, Client> = LruHashMap::with_max_entries(1, 0);
 /// HTTP/2 connections in clear text.
 #[map]
 static CONNECTIONS: LruHashMap<FlowKey6, Connection> = LruHashMap::with_max_entries(1, 0);
@@ -79,6 +79,10 @@ struct Hello {
     event: HelloEvent,
     bytes: [u8; MAX_HELLO as usize],
 }
+
+/// The bits of an IPv6 address that tell one client from another. Set when loading.
+#[unsafe(no_mangle)]
+static IPV6_MASK: Global<Address> = Global::new([u32::MAX, u32::MAX, 0, 0]);
 
 /// What a new flow begins with: too large for the stack.
 // SAFETY: all fields are integers, for which zero is a value.
@@ -153,7 +157,7 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn client(&self, key: u64) -> Option<&Client> {
+    fn client(&self, key: &Address) -> Option<&Client> {
         // SAFETY: see above.
         if let Some(client) = unsafe { CLIENTS.get(key) } {
             return Some(client);
@@ -161,6 +165,11 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         let _ = CLIENTS.insert(key, &NEW_CLIENT, BPF_NOEXIST as u64);
         // SAFETY: see above.
         unsafe { CLIENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn ipv6_mask(&self) -> Address {
+        IPV6_MASK.load()
     }
 
     #[inline(always)]

@@ -7,8 +7,8 @@ use core::{hint::black_box, ops::ControlFlow};
 
 use crate::{
     abi::{
-        ABORTED, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey, StreamKey,
-        client_key,
+        ABORTED, Address, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey,
+        StreamKey, client_key,
     },
     answer,
     client::Client,
@@ -47,7 +47,9 @@ pub unsafe trait Tables {
     /// Removes an HTTP/2 stream.
     fn remove_stream(&self, key: &StreamKey);
     /// Looks a client up, or enters it.
-    fn client(&self, key: u64) -> Option<&Client>;
+    fn client(&self, key: &Address) -> Option<&Client>;
+    /// The bits of an IPv6 address that tell one client from another.
+    fn ipv6_mask(&self) -> Address;
     /// Whether a service uses this port (network order) on any address.
     fn is_port(&self, port: u16) -> bool;
     /// Whether this is a service.
@@ -437,7 +439,7 @@ fn report<T: Tables>(
 
 #[inline(always)]
 pub(crate) fn client<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> {
-    let client = tables.client(client_key(&segment.client));
+    let client = tables.client(&client_key(&segment.client, &tables.ipv6_mask()));
     if client.is_none() {
         tables.count(Counter::ClientInsert);
     }

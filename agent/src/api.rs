@@ -15,7 +15,7 @@ use futures::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use hydrometer_engine::ClientId;
+use hydrometer_engine::{ClientId, Ipv6Prefix};
 use hydrometer_proto::v1::{
     Anomaly, ClientSort, GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse,
     ListClientsRequest, ListClientsResponse, WatchAnomaliesRequest, WatchAnomaliesResponse,
@@ -200,7 +200,7 @@ impl Agent for Api {
         &self,
         request: Request<GetClientRequest>,
     ) -> Result<Response<GetClientResponse>, Status> {
-        let id = client_id(&request.get_ref().address)?;
+        let id = client_id(&request.get_ref().address, self.identity.ipv6_prefix)?;
         let client = self.pipeline.with(move |pipeline| pipeline.client_in_depth(&id, FLOWS)).await;
         match client.map_err(stopping)? {
             Some(client) => Ok(Response::new(client)),
@@ -236,7 +236,7 @@ impl Agent for Api {
         &self,
         request: Request<WatchAnomaliesRequest>,
     ) -> Result<Response<Self::WatchAnomaliesStream>, Status> {
-        let filter = Filter::try_from(request.get_ref())?;
+        let filter = Filter::new(request.get_ref(), self.identity.ipv6_prefix)?;
         let permit = self.stream_permit()?;
         let (so_far, changes) = self.pipeline.with(|pipeline| pipeline.findings()).await.map_err(stopping)?;
         let so_far = stream::iter(so_far.into_iter().map(Ok));
@@ -276,13 +276,11 @@ struct Filter {
     client: Option<String>,
 }
 
-impl TryFrom<&WatchAnomaliesRequest> for Filter {
-    type Error = Status;
-
-    fn try_from(request: &WatchAnomaliesRequest) -> Result<Self, Status> {
+impl Filter {
+    fn new(request: &WatchAnomaliesRequest, prefix: Ipv6Prefix) -> Result<Self, Status> {
         let client = match request.client.as_str() {
             "" => None,
-            text => Some(client_id(text)?.to_string()),
+            text => Some(client_id(text, prefix)?.to_string()),
         };
         Ok(Self {
             since: request.since.as_ref().map(convert::nanos),
@@ -291,9 +289,7 @@ impl TryFrom<&WatchAnomaliesRequest> for Filter {
             client,
         })
     }
-}
 
-impl Filter {
     fn wants(&self, anomaly: &Anomaly) -> bool {
         let last_seen = anomaly.last_seen.as_ref().map(convert::nanos);
         self.since.is_none_or(|since| last_seen.is_some_and(|seen| seen >= since))
@@ -303,8 +299,8 @@ impl Filter {
     }
 }
 
-fn client_id(text: &str) -> Result<ClientId, Status> {
-    text.parse()
+fn client_id(text: &str, prefix: Ipv6Prefix) -> Result<ClientId, Status> {
+    ClientId::parse(text, prefix)
         .map_err(|error: hydrometer_engine::ParseClientIdError| Status::invalid_argument(error.to_string()))
 }
 
@@ -347,14 +343,22 @@ mod tests {
         }
     }
 
+    fn identity() -> Identity {
+        Identity {
+            node: "n".to_owned(),
+            started: Nanos(0),
+            services: Vec::new(),
+            ipv6_prefix: Ipv6Prefix::default(),
+            report: None,
+        }
+    }
+
     #[tokio::test]
     async fn a_watcher_that_does_not_read_is_told_what_it_missed() {
         let (handle, questions) = pipeline::questions();
         let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), None);
         tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
-        let identity =
-            Identity { node: "n".to_owned(), started: Nanos(0), services: Vec::new(), report: None };
-        let api = Api::new(handle.clone(), identity);
+        let api = Api::new(handle.clone(), identity());
         let request = WatchAnomaliesRequest { follow: true, ..WatchAnomaliesRequest::default() };
         let mut stream = api.watch_anomalies(Request::new(request)).await.unwrap().into_inner();
         handle.with(|pipeline| (1..=5_000).for_each(|n| pipeline.publish(change(n)))).await.unwrap();
@@ -368,9 +372,7 @@ mod tests {
         let (handle, questions) = pipeline::questions();
         let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), None);
         tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
-        let identity =
-            Identity { node: "n".to_owned(), started: Nanos(0), services: Vec::new(), report: None };
-        let api = Api::new(handle, identity);
+        let api = Api::new(handle, identity());
         let watch = async || api.watch_clients(Request::new(WatchClientsRequest::default())).await;
         let mut streams = Vec::new();
         for _ in 0..MAX_STREAMS {

@@ -48,7 +48,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             pipeline: handle.clone(),
         })
     });
-    let identity = Identity { node: config.node, started, services: config.kernel.services, report };
+    let identity = Identity {
+        node: config.node,
+        started,
+        services: config.kernel.services,
+        ipv6_prefix: config.kernel.traffic.ipv6_prefix,
+        report,
+    };
     let served = CancellationToken::new();
     let api = tokio::spawn(api::serve(listener, handle, identity, served.clone()));
     output::print(&format!("hydrometer agent listening on {}\n", config.socket.display()))?;

@@ -15,4 +15,5 @@ pub mod report;
 pub mod socket;
 pub mod status;
 pub mod top;
+pub mod traffic;
 mod wire;

@@ -1,6 +1,6 @@
 //! The agent's status: what each part says about itself, put together; losses of all parts in one list.
 
-use hydrometer_engine::{Nanos, Service};
+use hydrometer_engine::{Ipv6Prefix, Nanos, Service};
 use hydrometer_proto::v1;
 
 use crate::{config::ControlPlane, convert, pipeline::Account, report::Outbox};
@@ -14,6 +14,8 @@ pub struct Identity {
     pub started: Nanos,
     /// Services watched.
     pub services: Vec<Service>,
+    /// How much of an IPv6 address is a client.
+    pub ipv6_prefix: Ipv6Prefix,
     /// Where it reports to, and what waits for it.
     pub report: Option<(ControlPlane, Outbox)>,
 }

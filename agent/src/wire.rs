@@ -7,17 +7,18 @@ use hydrometer_ebpf::{
     client::record_median,
     hello::HelloEvent,
 };
-use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Nanos, Protocol, Service};
+use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Ipv6Prefix, Nanos, Protocol, Service};
 
-/// `event` as an exchange. `epoch` is what its clock's zero is on ours.
-pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos) -> Exchange {
+/// `event` as an exchange of the client that `prefix` makes of its address. `epoch` is what its clock's zero is on
+/// ours.
+pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) -> Exchange {
     let client = abi::ip(event.client);
     let after = |later: u64, earlier: u64| Duration::from_nanos(later.saturating_sub(earlier));
     let since_request = |at: u64| (at != 0).then(|| after(at, event.request_end));
     let protocol = protocol(event.protocol);
     Exchange {
         start: epoch + Duration::from_nanos(event.start),
-        client: ClientId::from(client),
+        client: ClientId::new(client, prefix),
         client_port: event.client_port,
         service: Service { address: Some(abi::ip(event.server)), port: event.server_port },
         flow: flow(client, (event.client_port, event.server_port), event.flow_start),

@@ -47,6 +47,7 @@ async fn serve() -> Served {
         node: "gpu-07".to_owned(),
         started: pipeline::now(),
         services: vec![service()],
+        ipv6_prefix: hydrometer_engine::Ipv6Prefix::default(),
         report: None,
     };
     let serving = api::serve(listener, handle.clone(), identity, stop.clone());

@@ -298,7 +298,7 @@ mod tests {
             votes.cast(client(n), f64::from(n), Nanos(0));
         }
         votes.settle(Nanos(0));
-        let outsider = ClientId::V6(0);
+        let outsider = ClientId::from(std::net::IpAddr::from([0; 16]));
         assert_eq!(votes.without(outsider).len(), MAX_VOTERS);
         for n in 0..3000 {
             votes.withdraw(client(n));

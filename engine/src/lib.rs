@@ -19,7 +19,7 @@ mod time;
 mod view;
 mod window;
 
-pub use client_id::{ClientId, ParseClientIdError};
+pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
 pub use config::{
     EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, MachineCadenceConfig,
     RequestRateConfig,

@@ -9,8 +9,9 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
+use hydrometer_agent::{kernel::Globals, traffic::Traffic};
 use hydrometer_ebpf::{
-    abi::{COUNTERS, Counters, ExchangeEvent, PORT_WORDS, ServiceKey, address},
+    abi::{Address, COUNTERS, Counters, ExchangeEvent, PORT_WORDS, ServiceKey, address},
     client::Client,
     hello::HelloEvent,
 };
@@ -43,7 +44,15 @@ impl Programs {
 
     /// Likewise, with a ring buffer of this many bytes: a power of two of at least a page.
     pub fn load_with_ring(object: &[u8], services: &[Service], ring: u32) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
+        Self::load_for(object, services, ring, &Traffic::default())
+    }
+
+    /// Likewise, for traffic that is read so.
+    pub fn load_for(object: &[u8], services: &[Service], ring: u32, traffic: &Traffic) -> Result<Self> {
+        let globals = Globals::new(traffic);
+        let mut loader = EbpfLoader::new();
+        globals.set(&mut loader);
+        let mut ebpf = loader
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
             .map_max_entries("FLOWS4", 65_536)
             .map_max_entries("FLOWS6", 65_536)
@@ -141,9 +150,9 @@ impl Programs {
     }
 
     /// All clients, by their key.
-    pub fn clients(&self) -> Result<Vec<(u64, Client)>> {
+    pub fn clients(&self) -> Result<Vec<(Address, Client)>> {
         let map = self.ebpf.map("CLIENTS").context("there is no map CLIENTS")?;
-        let clients: HashMap<_, u64, [u64; size_of::<Client>() / 8]> = HashMap::try_from(map)?;
+        let clients: HashMap<_, Address, [u64; size_of::<Client>() / 8]> = HashMap::try_from(map)?;
         clients
             .iter()
             .map(|entry| entry.map(|(key, words)| (key, words.into())).map_err(Into::into))

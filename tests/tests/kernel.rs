@@ -1,16 +1,24 @@
 //! The kernel programs and the native library: the same packets, the same answers. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::Path,
+};
 
-use hydrometer_agent::replay::{Captured, Replay, pcap};
+use hydrometer_agent::{
+    replay::{Captured, Replay, pcap},
+    traffic::Traffic,
+};
 use hydrometer_ebpf::{
-    abi::{Counter, Counters, ExchangeEvent},
+    abi::{Address, Counter, Counters, ExchangeEvent, ip},
     client::Client,
     hello::HelloEvent,
     packet::{Direction, parse},
 };
-use hydrometer_engine::Service;
+use hydrometer_engine::{Ipv6Prefix, Service};
 use hydrometer_tests::{
     frames::{HTTP2_PREFACE, Tcp, flags, http2_frame, segments, tls_record},
     programs::{Programs, bench, product},
@@ -40,15 +48,19 @@ struct Both {
 struct Account {
     exchanges: Vec<ExchangeEvent>,
     hellos: Vec<(HelloEvent, Vec<u8>)>,
-    clients: BTreeMap<u64, Vec<u64>>,
+    clients: BTreeMap<Address, Vec<u64>>,
     counters: Counters,
 }
 
 impl Both {
     fn new() -> Self {
+        Self::of(Traffic::default())
+    }
+
+    fn of(traffic: Traffic) -> Self {
         let services = PORTS.map(|port| Service { address: None, port });
-        let kernel = Programs::load(product(), &services).unwrap();
-        Self { kernel, native: Replay::new(&services), time: 1 }
+        let kernel = Programs::load_for(product(), &services, 1 << 24, &traffic).unwrap();
+        Self { kernel, native: Replay::of(traffic, &services), time: 1 }
     }
 
     fn frame(&mut self, program: &str, frame: &[u8]) {
@@ -252,6 +264,32 @@ fn tagged_and_ipv6_requests_are_followed() {
         assert_eq!(kernel, native);
         let [exchange] = kernel.exchanges[..] else { panic!("{:?}", kernel.exchanges) };
         assert_eq!((exchange.request_bytes, exchange.answer_bytes), (27, 19));
+    }
+}
+
+#[test]
+fn how_much_of_an_ipv6_address_is_a_client_is_a_setting() {
+    let server: (IpAddr, u16) = ("2001:db8::1".parse().unwrap(), 8443);
+    for (length, expected) in [
+        (0, vec!["::"]),
+        (48, vec!["2001:db8:1::", "2001:db8:2::"]),
+        (64, vec!["2001:db8:1:2::", "2001:db8:1:3::", "2001:db8:2::"]),
+        (128, vec!["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:3::1", "2001:db8:2::1"]),
+    ] {
+        let mut both = Both::of(Traffic { ipv6_prefix: Ipv6Prefix::new(length).unwrap() });
+        for client in ["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:3::1", "2001:db8:2::1"] {
+            let source: (IpAddr, u16) = (client.parse().unwrap(), 40_000);
+            let payload = b"GET /v1/models HTTP/1.1\r\n\r\n".to_vec();
+            for (seq, flags, payload) in [(99, flags::SYN, Vec::new()), (100, flags::ACK, payload)] {
+                let frame =
+                    Tcp { source, destination: server, seq, flags, vlans: Vec::new(), payload }.frame();
+                both.frame("hyd_ingress", &frame);
+            }
+        }
+        let (kernel, native) = both.accounts();
+        assert_eq!(kernel, native, "/{length}");
+        let clients: BTreeSet<_> = kernel.clients.keys().map(|&key| ip(key).to_string()).collect();
+        assert_eq!(clients, expected.into_iter().map(str::to_owned).collect(), "/{length}");
     }
 }
 

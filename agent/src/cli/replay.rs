@@ -20,8 +20,10 @@ use super::{
     units,
 };
 use crate::{
+    config::ClientSettings,
     hello::Hellos,
     replay::{Replay, pcap},
+    traffic::Traffic,
     wire,
 };
 
@@ -34,6 +36,8 @@ pub struct ReplayArgs {
     /// Port, or address and port, of a service; several with commas or by repeating
     #[arg(long = "service", required = true, value_delimiter = ',', value_parser = service)]
     services: Vec<Service>,
+    #[command(flatten)]
+    clients: ClientSettings,
     /// Print each exchange instead of each client
     #[arg(long)]
     exchanges: bool,
@@ -75,7 +79,8 @@ fn service(text: &str) -> Result<Service, &'static str> {
 
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
-    let (exchanges, result) = exchanges(&args.file, &args.services);
+    let traffic = Traffic { ipv6_prefix: args.clients.clone().check()? };
+    let (exchanges, result) = exchanges(&args.file, &args.services, traffic);
     output::print(&match (args.exchanges, args.output) {
         (true, Output::Json) => exchange_lines(&exchanges)?,
         (true, Output::Table) => exchange_table(&exchanges),
@@ -88,8 +93,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 }
 
 /// All exchanges by start, and how reading ended: a damaged file still gives what came before.
-fn exchanges(file: &Path, services: &[Service]) -> (Vec<Exchange>, anyhow::Result<()>) {
-    let replay = Replay::new(services);
+fn exchanges(file: &Path, services: &[Service], traffic: Traffic) -> (Vec<Exchange>, anyhow::Result<()>) {
+    let replay = Replay::of(traffic, services);
     let mut hellos = Hellos::new(MAX_FLOWS);
     let mut exchanges = Vec::new();
     let mut add = |events: Vec<ExchangeEvent>| {
@@ -97,7 +102,7 @@ fn exchanges(file: &Path, services: &[Service]) -> (Vec<Exchange>, anyhow::Resul
             hellos.take(&event, &bytes);
         }
         for event in events {
-            let mut exchange = wire::exchange(&event, Nanos(0));
+            let mut exchange = wire::exchange(&event, Nanos(0), traffic.ipv6_prefix);
             hellos.identify(&mut exchange);
             exchanges.push(exchange);
         }

@@ -1,17 +1,13 @@
 //! The client map: exact counters, read one at a time, and how many there are.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use aya::maps::{HashMap as Map, IterableMap as _, MapData, MapError, MapFd};
 use hydrometer_ebpf::{
-    abi::{address, client_key},
+    abi::{Address, address, ip},
     client::Client,
 };
-use hydrometer_engine::ClientId;
+use hydrometer_engine::{ClientId, Ipv6Prefix};
 
 use super::{
     ClientSnapshot,
@@ -29,8 +25,9 @@ const PIECES: usize = 16;
 /// The client map.
 #[derive(Debug)]
 pub(super) struct Clients {
-    map: Map<MapData, u64, Words>,
-    pieces: Batches<u64, Words>,
+    prefix: Ipv6Prefix,
+    map: Map<MapData, Address, Words>,
+    pieces: Batches<Address, Words>,
     /// Found by the walk that is under way.
     found: Found,
     /// Found by the last complete one.
@@ -46,10 +43,12 @@ struct Found {
 }
 
 impl Clients {
-    pub(super) fn new(map: Map<MapData, u64, Words>) -> Self {
+    /// The clients in `map`, whose IPv6 addresses count as far as `prefix` goes.
+    pub(super) fn new(map: Map<MapData, Address, Words>, prefix: Ipv6Prefix) -> Self {
         Self {
+            prefix,
             map,
-            pieces: Batches::new(PIECE, 0, Client::default().into()),
+            pieces: Batches::new(PIECE, [0; 4], Client::default().into()),
             found: Found::default(),
             last: Found::default(),
         }
@@ -86,7 +85,7 @@ impl Clients {
             let progress = self.pieces.next(self.map.map().fd(), |key, words| {
                 found.entries += 1;
                 if Client::from(*words).connections.get() > 0 {
-                    found.senders.push(id(*key));
+                    found.senders.push(ClientId::new(ip(*key), self.prefix));
                 }
             })?;
             if progress == Progress::End {
@@ -98,17 +97,11 @@ impl Clients {
     }
 }
 
-/// The client with this key.
-fn id(key: u64) -> ClientId {
-    const V4: u64 = 0xffff_ffff_0000_0000;
-    if key & V4 == V4 { ClientId::V4(Ipv4Addr::from_bits(key as u32)) } else { ClientId::V6(key) }
-}
-
 /// The client map's key for a client.
-pub(super) fn key(id: &ClientId) -> u64 {
+pub(super) fn key(id: &ClientId) -> Address {
     match id {
-        ClientId::V4(v4) => client_key(&address(IpAddr::V4(*v4))),
-        ClientId::V6(prefix) => *prefix,
+        ClientId::V4(v4) => address((*v4).into()),
+        ClientId::V6(network) => address(network.address().into()),
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
     batch::{Batches, Progress},
     clients, clock,
 };
-use crate::wire;
+use crate::{traffic::Traffic, wire};
 
 type Words = [u64; size_of::<Flow>() / 8];
 
@@ -70,6 +70,7 @@ pub(super) struct Flows {
     /// Answers that went on after they had been handed out.
     resumed: u64,
     tickets: Array<MapData, u32>,
+    traffic: Traffic,
     passes: u64,
 }
 
@@ -90,7 +91,7 @@ enum Family {
 /// What one walk over both maps found.
 #[derive(Debug, Default)]
 struct Pass {
-    by_client: HashMap<u64, Vec<Key>>,
+    by_client: HashMap<Address, Vec<Key>>,
     entries4: u64,
     entries6: u64,
     /// Closed for long enough, with their first packet.
@@ -103,8 +104,10 @@ impl Flows {
         six: Map<MapData, [u32; 10], Words>,
         streams: Map<MapData, [u32; 12], Words>,
         tickets: Array<MapData, u32>,
+        traffic: Traffic,
     ) -> Self {
         Self {
+            traffic,
             four,
             six,
             pieces4: Batches::new(PIECE, [0; 4], Flow::default().into()),
@@ -161,12 +164,12 @@ impl Flows {
         (self.family, self.pass) = (Family::V4, Pass::default());
         while self.piece(None, out)? == Progress::More {}
         let mut pieces = Batches::new(PIECE, [0; 12], Flow::default().into());
-        let epoch = clock::epoch();
+        let (epoch, prefix) = (clock::epoch(), self.traffic.ipv6_prefix);
         let mut stream = |key: &[u32; 12], words: &Words| {
             let StreamKey { flow: key, .. } = (*key).into();
             let ports = (key.client_port, key.server_port);
             let event = Flow::from(*words).open((key.client, key.server), ports);
-            out.extend(event.map(|event| wire::exchange(&event, epoch)));
+            out.extend(event.map(|event| wire::exchange(&event, epoch, prefix)));
         };
         while pieces.next(self.streams.map().fd(), &mut stream)? == Progress::More {}
         Ok(())
@@ -182,6 +185,7 @@ impl Flows {
             passes: self.passes,
             handed_out: &mut self.handed_out,
             tickets: &self.tickets,
+            traffic: self.traffic,
             out,
         };
         let progress = match self.family {
@@ -260,6 +264,7 @@ struct Reader<'a> {
     passes: u64,
     handed_out: &'a mut HashMap<Turn, HandedOut>,
     tickets: &'a Array<MapData, u32>,
+    traffic: Traffic,
     out: &'a mut Vec<Exchange>,
 }
 
@@ -271,7 +276,8 @@ impl Reader<'_> {
             Key::V4(_) => self.pass.entries4 += 1,
             Key::V6(_) => self.pass.entries6 += 1,
         }
-        self.pass.by_client.entry(client_key(&client)).or_default().push(key);
+        let client_key = client_key(&client, &self.traffic.ipv6_mask());
+        self.pass.by_client.entry(client_key).or_default().push(key);
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {
             self.pass.closed.push((key, flow.first_seen.get()));
         }
@@ -289,7 +295,7 @@ impl Reader<'_> {
             return;
         }
         self.handed_out.insert(turn, HandedOut { pass: self.passes, answer_bytes: event.answer_bytes });
-        self.out.push(wire::exchange(&event, self.epoch));
+        self.out.push(wire::exchange(&event, self.epoch, self.traffic.ipv6_prefix));
     }
 
     /// Whether there is an answer, where a lone record as long as the service's session tickets is none.

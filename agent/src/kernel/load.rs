@@ -8,12 +8,13 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd},
 };
 use hydrometer_ebpf::{
-    abi::{PORT_WORDS, ServiceKey, address},
+    abi::{Address, PORT_WORDS, ServiceKey, address},
     stage::Stage,
 };
 use hydrometer_engine::Service;
 
 use super::{AttachMode, Direction, KernelError, KernelOptions, Way, error};
+use crate::traffic::Traffic;
 
 /// The kernel programs, as built for BPF.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hydrometer-programs"));
@@ -46,7 +47,10 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
     }
     let level = options.log_level.map_or(0, log_level);
     let ring = options.ring_bytes.max(PAGE).checked_next_power_of_two().unwrap_or(1 << 31);
-    let mut ebpf = EbpfLoader::new()
+    let globals = Globals::new(&options.traffic);
+    let mut loader = EbpfLoader::new();
+    globals.set(&mut loader);
+    let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, true)
         .map_max_entries("FLOWS4", options.max_flows)
         .map_max_entries("FLOWS6", options.max_flows)
@@ -58,6 +62,24 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
         .map_err(|error| error::load(&error))?;
     watch(&mut ebpf, &options.services)?;
     Ok(ebpf)
+}
+
+/// What the programs are told about the traffic.
+#[derive(Debug)]
+pub struct Globals {
+    ipv6_mask: Address,
+}
+
+impl Globals {
+    /// For this traffic.
+    pub fn new(traffic: &Traffic) -> Self {
+        Self { ipv6_mask: traffic.ipv6_mask() }
+    }
+
+    /// Hands them to the loader of an object.
+    pub fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader.override_global("IPV6_MASK", &self.ipv6_mask, true);
+    }
 }
 
 /// The number that the kernel programs compare with.

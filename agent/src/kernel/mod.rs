@@ -28,17 +28,17 @@ use hydrometer_ebpf::{
     abi::{Counter, Counters, ExchangeEvent},
     hello::HelloEvent,
 };
-use hydrometer_engine::{Accuracy, ClientId, Exchange, Nanos, Protocol, Service};
+use hydrometer_engine::{Accuracy, ClientId, Exchange, Ipv6Prefix, Nanos, Protocol, Service};
 
 pub use self::{
     attach::{AttachOptions, Neighbour, Position, PositionError, Way},
     error::KernelError,
     interfaces::Interface,
-    load::{OBJECT, stages},
+    load::{Globals, OBJECT, stages},
     selection::{Pattern, PatternError, Selection},
 };
 use self::{clients::Clients, flows::Flows, interfaces::Interfaces, vantages::Vantages, wakeup::Wakeup};
-use crate::{hello::Hellos, wire};
+use crate::{hello::Hellos, traffic::Traffic, wire};
 
 /// Target of the kernel programs' log lines: their crate.
 pub const LOG_TARGET: &str = "hydrometer_programs";
@@ -54,6 +54,8 @@ pub struct KernelOptions {
     pub max_clients: u32,
     /// Open HTTP/2 streams in clear text, and connections with such, that are followed at a time.
     pub max_streams: u32,
+    /// How packets are read.
+    pub traffic: Traffic,
     /// Bytes of the ring buffer; rounded up to a power of two of at least a page.
     pub ring_bytes: u32,
     /// Kernel log lines at this level and above go to `tracing`; `None` compiles them out.
@@ -291,6 +293,7 @@ pub struct Kernel {
     log: EbpfLogger<&'static dyn log::Log>,
     flows: Flows,
     clients: Clients,
+    ipv6_prefix: Ipv6Prefix,
     counters: PerCpuArray<MapData, Counters>,
     sweep_failures: u64,
 }
@@ -307,8 +310,9 @@ impl Kernel {
             load::take(&mut ebpf, "FLOWS6")?,
             load::take(&mut ebpf, "STREAMS")?,
             load::take(&mut ebpf, "TICKETS")?,
+            options.traffic,
         );
-        let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?);
+        let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?, options.traffic.ipv6_prefix);
         let counters = load::take(&mut ebpf, "COUNTERS")?;
         load::programs(&mut ebpf, options.attach.way)?;
         Ok(Self {
@@ -322,6 +326,7 @@ impl Kernel {
             log,
             flows,
             clients,
+            ipv6_prefix: options.traffic.ipv6_prefix,
             counters,
             sweep_failures: 0,
         })
@@ -372,7 +377,7 @@ impl Kernel {
             if let Some(event) = ExchangeEvent::from_bytes(&item)
                 && !self.flows.was_handed_out(&event)
             {
-                out.push(wire::exchange(&event, epoch));
+                out.push(wire::exchange(&event, epoch, self.ipv6_prefix));
             }
         }
     }

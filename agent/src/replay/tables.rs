@@ -13,8 +13,8 @@ use std::{
 
 use hydrometer_ebpf::{
     abi::{
-        COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, StreamKey, V4_MAPPED,
-        address, client_key,
+        Address, COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, StreamKey,
+        V4_MAPPED, address, client_key,
     },
     client::Client,
     flow::Flow,
@@ -24,6 +24,8 @@ use hydrometer_ebpf::{
     track::{self, Scratch, Step, Tables},
 };
 use hydrometer_engine::Service;
+
+use crate::traffic::Traffic;
 
 /// A frame as captured.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +69,8 @@ pub struct Replay {
     flows6: Table<FlowKey6, Flow>,
     connections: Table<FlowKey6, Connection>,
     streams: Table<StreamKey, Flow>,
-    clients: Table<u64, Client>,
+    clients: Table<Address, Client>,
+    traffic: Traffic,
     tickets: RefCell<HashMap<u16, u32>>,
     tls_ports: RefCell<HashSet<u16>>,
     counters: RefCell<Counters>,
@@ -86,6 +89,11 @@ impl Replay {
             pad: 0,
         });
         Self { services: services.collect(), ..Self::default() }
+    }
+
+    /// Likewise, of traffic that is read so.
+    pub fn of(traffic: Traffic, services: &[Service]) -> Self {
+        Self { traffic, ..Self::new(services) }
     }
 
     /// Takes one frame.
@@ -146,11 +154,11 @@ impl Replay {
 
     /// Counters of a client.
     pub fn client(&self, ip: IpAddr) -> Option<&Client> {
-        self.clients.get(&client_key(&address(ip)))
+        self.clients.get(&client_key(&address(ip), &self.ipv6_mask()))
     }
 
     /// All clients, by their key.
-    pub fn clients(&self, mut each: impl FnMut(u64, &Client)) {
+    pub fn clients(&self, mut each: impl FnMut(Address, &Client)) {
         self.clients.each(|key, client| each(*key, client));
     }
 
@@ -199,8 +207,12 @@ unsafe impl Tables for Replay {
         self.streams.remove(key);
     }
 
-    fn client(&self, key: u64) -> Option<&Client> {
-        Some(self.clients.insert(key))
+    fn client(&self, key: &Address) -> Option<&Client> {
+        Some(self.clients.insert(*key))
+    }
+
+    fn ipv6_mask(&self) -> Address {
+        self.traffic.ipv6_mask()
     }
 
     fn is_port(&self, port: u16) -> bool {

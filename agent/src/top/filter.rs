@@ -16,6 +16,7 @@
 
 use std::net::IpAddr;
 
+use hydrometer_engine::ClientId;
 use hydrometer_proto::v1::{AnomalyKind, Client};
 use jiff::Timestamp;
 
@@ -37,6 +38,7 @@ struct Term {
 #[derive(Clone, Debug)]
 enum Test {
     Figure { column: usize, comparison: Comparison, than: f64 },
+    Address(IpAddr),
     Prefix { address: IpAddr, bits: u8 },
     Kind(AnomalyKind),
     AnyAnomaly,
@@ -98,8 +100,7 @@ impl Test {
                 .ok_or_else(|| format!("{text} is not a prefix such as 203.0.113.0/24"));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
-            // A client with an IPv6 address is its /64.
-            return Ok(Self::Prefix { address, bits: if address.is_ipv4() { 32 } else { 64 } });
+            return Ok(Self::Address(address));
         }
         match text.split_once(':') {
             Some(("kind", kind)) => {
@@ -140,6 +141,7 @@ impl Test {
         match self {
             Self::Figure { column, comparison, than } => (COLUMNS[*column].value)(client, context.now)
                 .is_some_and(|value| comparison.holds(value, *than)),
+            Self::Address(address) => client.address.parse::<ClientId>().is_ok_and(|id| id.has(*address)),
             Self::Prefix { address, bits } => {
                 columns::address(client).is_some_and(|of| is_inside(of, *address, *bits))
             }
