@@ -79,7 +79,7 @@ fn service(text: &str) -> Result<Service, &'static str> {
 
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
-    let traffic = Traffic { ipv6_prefix: args.clients.clone().check()? };
+    let traffic = Traffic { ipv6_prefix: args.clients.check()? };
     let (exchanges, result) = exchanges(&args.file, &args.services, traffic);
     output::print(&match (args.exchanges, args.output) {
         (true, Output::Json) => exchange_lines(&exchanges)?,

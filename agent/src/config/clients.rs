@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::Problems;
 
 /// What a user may set about clients.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSettings {
     /// Leading bits of an IPv6 address that tell one client from another, 0 to 128 [default: 64]
