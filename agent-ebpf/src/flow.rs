@@ -369,12 +369,14 @@ pub(crate) struct ClientHalf {
     pub(crate) done_at: u64,
     /// Turns begun.
     pub(crate) turns: u32,
-    /// Sequence number at which the open turn began (clear text).
+    /// Sequence number at which the open turn began (clear text); the client's longest datagram (QUIC).
     pub(crate) turn_seq: u32,
     pub(crate) flags: u8,
-    /// Encrypted handshake records skipped so far.
+    /// Encrypted handshake records skipped so far; over UDP, datagrams handed out.
     pub(crate) skipped: u8,
-    pub(crate) pad: [u8; 2],
+    /// Length of the connection ids that the client sends (QUIC).
+    pub(crate) id_len: u8,
+    pub(crate) pad: u8,
     /// Sequence number of a SYN on a connection that is in use; the server has the last word on it.
     pub(crate) doubtful_syn: u32,
 }
@@ -383,10 +385,14 @@ pub(crate) struct ClientHalf {
 pub(crate) const SENT: u8 = 1;
 /// In [`ClientHalf::flags`]: EndOfEarlyData was seen.
 pub(crate) const EARLY_ENDED: u8 = 2;
-/// In [`ClientHalf::flags`]: the SYN was seen.
+/// In [`ClientHalf::flags`]: the SYN was seen, or the first Initial packet.
 pub(crate) const SYN_SEEN: u8 = 4;
 /// In [`ClientHalf::flags`]: there is a [`ClientHalf::doubtful_syn`].
 pub(crate) const SYN_DOUBTFUL: u8 = 8;
+/// In [`ClientHalf::flags`]: the client's newest datagram with data was a full one (QUIC).
+pub(crate) const UPLOADS: u8 = 16;
+/// In [`ClientHalf::flags`]: the bytes of the open turn may be padding (QUIC).
+pub(crate) const GUESSED: u8 = 32;
 
 /// Egress's own state.
 #[repr(C)]
@@ -396,13 +402,14 @@ pub(crate) struct ServerHalf {
     pub(crate) unreported: Unreported,
     /// [`Asked::connection`] that this half belongs to.
     pub(crate) connection: u32,
-    /// Length of the session tickets seen on this connection.
+    /// Length of the session tickets seen on this connection; of the connection ids that the server sends (QUIC).
     pub(crate) ticket_len: u16,
     /// How many.
     pub(crate) tickets: u8,
-    /// The server's own encrypted Finished was seen (only followed with early data).
+    /// The server's own encrypted Finished was seen (only followed with early data), or its first words after
+    /// the handshake (QUIC).
     pub(crate) finished: u8,
-    /// Answers begun to requests that were seen (clear text).
+    /// Answers begun to requests that were seen (clear text); the server's longest datagram (QUIC).
     pub(crate) answers: u32,
 }
 

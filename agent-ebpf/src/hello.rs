@@ -11,6 +11,7 @@ use crate::{
     abi::{Address, Counter},
     flow::{ClientHalf, Flow, SYN_SEEN, TLS_KNOWN},
     packet::{Packet, Segment},
+    quic::Kind,
     stream::Stream,
     tls::{HANDSHAKE, HEADER, Record},
     track::Tables,
@@ -19,6 +20,11 @@ use crate::{
 
 /// Bytes of a connection's begin that are looked at: a post-quantum ClientHello has about 1,800.
 pub const MAX_HELLO: u32 = 4096;
+/// Datagrams with Initial packets that are looked at: a ClientHello takes one or two, some are lost, and
+/// others acknowledge.
+const MAX_DATAGRAMS: u8 = 8;
+/// Datagrams with Initial packets are padded to this (RFC 9000 section 14.1).
+const MIN_INITIAL: u32 = 1200;
 
 /// What is said of the bytes that follow in the ring buffer.
 #[repr(C)]
@@ -34,7 +40,7 @@ pub struct HelloEvent {
     pub client_port: u16,
     /// Service port, host order.
     pub server_port: u16,
-    /// Where in the client's stream the bytes begin.
+    /// Where in the client's stream the bytes begin (TCP), or the number of the datagram, from 0 (UDP).
     pub position: u32,
     /// How many bytes follow.
     pub len: u32,
@@ -78,6 +84,18 @@ pub(crate) fn client<P: Packet, T: Tables>(
     if len == 0 {
         return;
     }
+    hand_out(packet, tables, flow, segment, position, len);
+}
+
+#[inline(always)]
+fn hand_out<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    segment: &Segment,
+    position: u32,
+    len: u32,
+) {
     let handed_out = tables.hello(packet, segment.payload, len, |event| {
         event.client = segment.client;
         event.server = segment.server;
@@ -92,6 +110,34 @@ pub(crate) fn client<P: Packet, T: Tables>(
     if !handed_out {
         tables.count(Counter::HelloRingFull);
     }
+}
+
+/// Hands out a datagram of the client that begins with a QUIC Initial packet, if it is one of the first.
+#[inline(always)]
+pub(crate) fn datagram<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &mut ClientHalf,
+    segment: &Segment,
+) {
+    if half.skipped >= MAX_DATAGRAMS || !is_initial(packet, segment) {
+        return;
+    }
+    half.flags |= SYN_SEEN;
+    let position = half.skipped as u32;
+    half.skipped += 1;
+    hand_out(packet, tables, flow, segment, position, segment.payload_len.min(MAX_HELLO));
+}
+
+/// Whether a datagram begins with an Initial packet of QUIC.
+#[inline(always)]
+fn is_initial<P: Packet>(packet: &P, segment: &Segment) -> bool {
+    if segment.payload_len < MIN_INITIAL {
+        return false;
+    }
+    let [first, version @ ..]: [u8; 5] = packet.load(segment.payload).unwrap_or_default();
+    Kind::read(first, version) == Some(Kind::Initial)
 }
 
 /// Bytes at the begin of `segment` that belong to handshake records. Early data, which may follow, is

@@ -11,6 +11,7 @@
 //!    │        walk.rs    walking records across segments
 //!    │        tls.rs     TLS records, the ServerHello
 //!    │        http.rs    the first bytes of clear-text HTTP
+//!    │        quic.rs    datagrams: which are requests, which are answers
 //!    │        hello.rs   the bytes of a ClientHello, for userspace
 //!    │
 //! stage.rs    what only some packets need, each in a program of its own
@@ -38,6 +39,7 @@ pub mod hello;
 mod http;
 pub mod http2;
 pub mod packet;
+mod quic;
 mod request;
 pub mod stage;
 mod stream;

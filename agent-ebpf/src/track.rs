@@ -13,9 +13,10 @@ use crate::{
     answer,
     client::Client,
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
-    hello::HelloEvent,
+    hello::{self, HelloEvent},
     http2,
     packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
+    quic,
     request::{self, Work},
     stage::Stage,
 };
@@ -167,7 +168,9 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
         half.stream.start(segment.seq.wrapping_add(1));
         flow.answered.accepted.set(segment.ack.wrapping_sub(1));
     }
-    if segment.payload_len > 0 && segment.transport != UDP {
+    if segment.transport == UDP {
+        quic::answered(packet, tables, flow, half, segment);
+    } else if segment.payload_len > 0 {
         if answer::begins_unasked(packet, flow, half, segment) {
             split(tables, flow, segment);
         }
@@ -325,10 +328,13 @@ fn send<P: Packet, T: Tables>(
             client.connections.add(1);
         }
     }
-    if segment.transport == UDP {
-        flow.asked.mode.set(Protocol::Quic as u32);
-        flow.asked.end.set(now);
-    } else if let Some(begun) = request::segment(packet, tables, flow, half, segment, work, now) {
+    let begun = if segment.transport == UDP {
+        hello::datagram(packet, tables, flow, half, segment);
+        quic::asked(packet, tables, flow, half, segment, &mut work.datagram, now)
+    } else {
+        request::segment(packet, tables, flow, half, segment, work, now)
+    };
+    if let Some(begun) = begun {
         end(tables, flow, segment, 0);
         begin(tables, flow, half, segment, &begun, now);
     }

@@ -5,9 +5,10 @@
 
 mod assembly;
 mod ja4;
+mod quic;
 mod recent;
 
-use hydrometer_ebpf::hello::HelloEvent;
+use hydrometer_ebpf::{hello::HelloEvent, packet::UDP};
 use hydrometer_engine::Exchange;
 
 pub use self::ja4::{Carrier, Ja4};
@@ -27,7 +28,7 @@ pub struct Hellos {
     /// By the number of their flow.
     known: Recent<Ja4>,
     /// Of which a part has come.
-    unfinished: Recent<Assembly>,
+    unfinished: Recent<Begin>,
     /// Those that could not be read.
     unreadable: u64,
 }
@@ -44,15 +45,15 @@ impl Hellos {
         if event.position != 0 && self.known.get(flow).is_some() {
             return;
         }
-        let mut assembly = self.unfinished.remove(flow).unwrap_or_default();
-        assembly.add(event.position as usize, bytes);
-        match client_hello(assembly.begin()) {
-            Begin::Unfinished => self.unfinished.insert(flow, assembly),
-            Begin::Whole(message) => match Ja4::of(Carrier::Tcp, &message) {
+        let mut begin = self.unfinished.remove(flow).unwrap_or_else(|| Begin::of(event));
+        begin.take(event.position as usize, bytes);
+        match begin.hello() {
+            Hello::Unfinished => self.unfinished.insert(flow, begin),
+            Hello::Whole(message) => match Ja4::of(begin.carrier(), &message) {
                 Some(ja4) => self.known.insert(flow, ja4),
                 None => self.unreadable += 1,
             },
-            Begin::Other => self.unreadable += 1,
+            Hello::Other => self.unreadable += 1,
         }
     }
 
@@ -70,8 +71,46 @@ impl Hellos {
     }
 }
 
-/// What a connection begins with.
+/// The begin of a connection, as far as it has come.
+#[derive(Debug)]
 enum Begin {
+    Tcp(Assembly),
+    Quic(quic::Handshake),
+}
+
+impl Begin {
+    fn of(event: &HelloEvent) -> Self {
+        if event.transport == UDP {
+            Self::Quic(quic::Handshake::default())
+        } else {
+            Self::Tcp(Assembly::default())
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        match self {
+            Self::Tcp(_) => Carrier::Tcp,
+            Self::Quic(_) => Carrier::Quic,
+        }
+    }
+
+    fn take(&mut self, position: usize, bytes: &[u8]) {
+        match self {
+            Self::Tcp(stream) => stream.add(position, bytes),
+            Self::Quic(handshake) => handshake.datagram(bytes),
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        match self {
+            Self::Tcp(stream) => records(stream.begin()),
+            Self::Quic(handshake) => Hello::read(handshake.begin()),
+        }
+    }
+}
+
+/// What a connection begins with.
+enum Hello {
     /// More has to come before it can be told.
     Unfinished,
     /// A ClientHello, this message.
@@ -80,29 +119,34 @@ enum Begin {
     Other,
 }
 
-/// The ClientHello that a stream of TLS records begins with; it may go on over several records (RFC 8446
-/// section 5.1).
-fn client_hello(mut stream: &[u8]) -> Begin {
-    let mut message = Vec::new();
+impl Hello {
+    /// The handshake message that these bytes begin with (RFC 8446 section 4).
+    fn read(handshake: &[u8]) -> Self {
+        let Some(&[kind, high, middle, low]) = handshake.first_chunk() else { return Self::Unfinished };
+        let len = 4 + u32::from_be_bytes([0, high, middle, low]) as usize;
+        if kind != CLIENT_HELLO || len > assembly::LIMIT {
+            return Self::Other;
+        }
+        handshake.get(..len).map_or(Self::Unfinished, |message| Self::Whole(message.to_vec()))
+    }
+}
+
+/// The handshake message that a stream of TLS records begins with; it may go on over several records (RFC
+/// 8446 section 5.1).
+fn records(mut stream: &[u8]) -> Hello {
+    let mut handshake = Vec::new();
     while let Some((head, rest)) = stream.split_first_chunk::<5>() {
         if head[0] != HANDSHAKE {
-            return Begin::Other;
+            return Hello::Other;
         }
         let len = usize::from(u16::from_be_bytes([head[3], head[4]]));
-        message.extend_from_slice(&rest[..len.min(rest.len())]);
-        if let Some(&[kind, high, middle, low]) = message.first_chunk() {
-            let whole = 4 + u32::from_be_bytes([0, high, middle, low]) as usize;
-            if kind != CLIENT_HELLO || whole > assembly::LIMIT {
-                return Begin::Other;
-            }
-            if message.len() >= whole {
-                message.truncate(whole);
-                return Begin::Whole(message);
-            }
+        handshake.extend_from_slice(&rest[..len.min(rest.len())]);
+        match Hello::read(&handshake) {
+            Hello::Unfinished => stream = rest.get(len..).unwrap_or_default(),
+            told => return told,
         }
-        stream = rest.get(len..).unwrap_or_default();
     }
-    Begin::Unfinished
+    Hello::Unfinished
 }
 
 #[cfg(test)]

@@ -16,9 +16,12 @@ use std::{
 
 use aya::maps::{Array, HashMap as Map, IterableMap as _, MapData, MapFd};
 use hydrometer_ebpf::{
-    abi::{Address, DERIVED, ExchangeEvent, FlowKey4, FlowKey6, StreamKey, V4_MAPPED, client_key, ip, is_v4},
+    abi::{
+        self, Address, DERIVED, ExchangeEvent, FlowKey4, FlowKey6, StreamKey, V4_MAPPED, client_key, ip,
+        is_v4,
+    },
     flow::Flow,
-    packet::TCP,
+    packet::{TCP, UDP},
 };
 use hydrometer_engine::{ClientId, Exchange, Nanos, Service};
 
@@ -312,7 +315,8 @@ impl Reader<'_> {
 impl Turn {
     fn of(event: &ExchangeEvent) -> Self {
         let (client_port, server_port) = (event.client_port.to_be(), event.server_port.to_be());
-        let transport = u32::from(TCP);
+        let is_quic = abi::Protocol::from_number(event.protocol) == abi::Protocol::Quic;
+        let transport = u32::from(if is_quic { UDP } else { TCP });
         let flow = if is_v4(&event.client) {
             let (client, server) = (event.client[3], event.server[3]);
             Key::V4(FlowKey4 { client, server, client_port, server_port, transport }.into())
