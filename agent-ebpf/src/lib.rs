@@ -11,11 +11,11 @@
 //!    │        walk.rs    walking records across segments
 //!    │        tls.rs     TLS records, the ServerHello
 //!    │        http.rs    the first bytes of clear-text HTTP
-//!    │        quic.rs    datagrams: which are requests, which are answers
 //!    │        hello.rs   the bytes of a ClientHello, for userspace
 //!    │
 //! stage.rs    what only some packets need, each in a program of its own
 //! http2.rs    HTTP/2 in clear text, stream by stream
+//! quic.rs     HTTP/3: which datagrams are requests, which are answers
 //!    │
 //! flow.rs     the state of one connection, and how an exchange ends
 //! client.rs   counters and histograms of one client

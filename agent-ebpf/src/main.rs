@@ -107,6 +107,34 @@ fn hyd_out_http2(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// HTTP/3, behind [`hyd_ingress`].
+#[xdp]
+fn hyd_in_quic(context: XdpContext) -> u32 {
+    Stage::Quic.ingress(&XdpView::<false>(&context), &Kernel(&context));
+    XDP_PASS
+}
+
+/// HTTP/3, behind [`hyd_frags`].
+#[xdp(frags)]
+fn hyd_frags_quic(context: XdpContext) -> u32 {
+    Stage::Quic.ingress(&XdpView::<true>(&context), &Kernel(&context));
+    XDP_PASS
+}
+
+/// HTTP/3, behind [`hyd_tc_ingress`].
+#[classifier]
+fn hyd_tc_in_quic(context: TcContext) -> i32 {
+    Stage::Quic.ingress(&SkbView(&context), &Kernel(&context));
+    TC_ACT_UNSPEC
+}
+
+/// HTTP/3, behind [`hyd_egress`].
+#[classifier]
+fn hyd_out_quic(context: TcContext) -> i32 {
+    Stage::Quic.egress(&SkbView(&context), &Kernel(&context));
+    TC_ACT_UNSPEC
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // Never reached: the verifier refuses a program that could come here.

@@ -11,9 +11,10 @@ use core::ops::ControlFlow;
 use crate::{
     abi::Protocol,
     flow::{ClientHalf, Flow, GUESSED, SYN_SEEN, ServerHalf, UPLOADS},
-    packet::{Packet, Segment},
+    hello,
+    packet::{Direction, Packet, Segment},
     request::Begun,
-    track::{Step, Tables},
+    track::{self, Scratch, Step, Tables},
 };
 
 /// Version 1 (RFC 9000).
@@ -142,9 +143,35 @@ fn number<P: Packet>(packet: &P, at: u32) -> (u32, u32) {
     }
 }
 
+/// A datagram of the client.
+#[inline(always)]
+pub(crate) fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    let Some(scratch) = tables.scratch(Direction::Ingress) else { return };
+    let Scratch { segment, datagram, .. } = scratch;
+    let Some(flow) = track::lookup(tables, segment) else { return };
+    // SAFETY: promised by the implementor of `Tables`.
+    let half = unsafe { flow.client_half() };
+    let now = tables.now();
+    hello::datagram(packet, tables, flow, half, segment);
+    if let Some(begun) = asked(packet, tables, flow, half, segment, datagram, now) {
+        track::end(tables, flow, segment, 0);
+        track::begin(tables, flow, half, segment, &begun, now);
+    }
+}
+
+/// A datagram of the server.
+#[inline(always)]
+pub(crate) fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    let Some(scratch) = tables.scratch(Direction::Egress) else { return };
+    let segment = &scratch.segment;
+    let Some(flow) = track::lookup(tables, segment) else { return };
+    // SAFETY: promised by the implementor of `Tables`.
+    answered(packet, tables, flow, unsafe { flow.server_half() }, segment);
+}
+
 /// Takes a datagram of the client; returns the turn that it begins, if it does.
 #[inline(always)]
-pub(crate) fn asked<P: Packet, T: Tables>(
+fn asked<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     flow: &Flow,
@@ -154,9 +181,6 @@ pub(crate) fn asked<P: Packet, T: Tables>(
     now: u64,
 ) -> Option<Begun> {
     let mode = Protocol::Quic as u32;
-    if flow.asked.mode.get() != mode {
-        flow.asked.mode.set(mode);
-    }
     if half.flags & SYN_SEEN == 0 {
         return None;
     }
@@ -208,7 +232,7 @@ fn is_probe(segment: &Segment, longest: &mut u32) -> bool {
 
 /// Takes a datagram of the server.
 #[inline(always)]
-pub(crate) fn answered<P: Packet, T: Tables>(
+fn answered<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     flow: &Flow,

@@ -12,7 +12,6 @@ use crate::{
     },
     hello, http, http2,
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
-    quic,
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
     track::{self, Tables},
@@ -26,7 +25,6 @@ use crate::{
 pub(crate) struct Work {
     pub(crate) found: Found,
     pub(crate) position: Position<5>,
-    pub(crate) datagram: quic::Walk,
 }
 
 /// A turn that begins with this segment.
@@ -257,7 +255,7 @@ fn records<P: Packet, T: Tables>(
     now: u64,
 ) -> Option<Begun> {
     let answered = flow.asked.turn.get() == 0 || is_over(tables, flow, segment);
-    let Work { found, position, .. } = work;
+    let Work { found, position } = work;
     *found = Found { bytes: half.bytes, mode, answered, ..Found::default() };
     let place = half.stream.place(segment.seq, segment.payload_len);
     let offset = match place {

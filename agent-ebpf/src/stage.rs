@@ -5,7 +5,7 @@
 //! natively a call. The stage finds the packet's [`Segment`](crate::packet::Segment) where the first program
 //! has left it, in the room that [`Tables::scratch`] hands out.
 
-use crate::{http2, packet::Packet, track::Tables};
+use crate::{http2, packet::Packet, quic, track::Tables};
 
 /// A stage. Its number is its place in the kernel's arrays of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,10 +13,12 @@ use crate::{http2, packet::Packet, track::Tables};
 pub enum Stage {
     /// HTTP/2 in clear text.
     Http2 = 0,
+    /// HTTP/3 over QUIC.
+    Quic = 1,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 1;
+pub const STAGES: u32 = 2;
 
 impl Stage {
     /// Goes on with a packet from the network.
@@ -24,6 +26,7 @@ impl Stage {
     pub fn ingress<P: Packet, T: Tables>(self, packet: &P, tables: &T) {
         match self {
             Self::Http2 => http2::ingress(packet, tables),
+            Self::Quic => quic::ingress(packet, tables),
         }
     }
 
@@ -32,6 +35,7 @@ impl Stage {
     pub fn egress<P: Packet, T: Tables>(self, packet: &P, tables: &T) {
         match self {
             Self::Http2 => http2::egress(packet, tables),
+            Self::Quic => quic::egress(packet, tables),
         }
     }
 }

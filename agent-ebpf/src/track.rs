@@ -13,7 +13,7 @@ use crate::{
     answer,
     client::Client,
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
-    hello::{self, HelloEvent},
+    hello::HelloEvent,
     http2,
     packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
     quic,
@@ -25,9 +25,9 @@ use crate::{
 ///
 /// # Safety
 /// References that the functions for flows, connections and streams return stay valid while the packet is
-/// handled, also when what they refer to is removed; `scratch` hands out its room to one at a time, and packets of one direction of one flow are handled one at a time. (In the kernel the first
-/// holds by RCU, the second because a flow's packets of one direction share a queue or their socket's
-/// lock.)
+/// handled, also when what they refer to is removed; `scratch` hands out its room to one at a time; and
+/// packets of one direction of one flow are handled one at a time. (In the kernel the first holds by RCU,
+/// the last because a flow's packets of one direction share a queue or their socket's lock.)
 pub unsafe trait Tables {
     /// Looks a flow up.
     fn flow4(&self, key: &FlowKey4) -> Option<&Flow>;
@@ -88,6 +88,7 @@ pub struct Scratch {
     pub(crate) segment: Segment,
     work: Work,
     pub(crate) http2: http2::Work,
+    pub(crate) datagram: quic::Walk,
 }
 
 /// Something done step by step. In the kernel the verifier then looks at one step instead of all.
@@ -168,9 +169,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
         half.stream.start(segment.seq.wrapping_add(1));
         flow.answered.accepted.set(segment.ack.wrapping_sub(1));
     }
-    if segment.transport == UDP {
-        quic::answered(packet, tables, flow, half, segment);
-    } else if segment.payload_len > 0 {
+    if segment.payload_len > 0 && segment.transport != UDP {
         if answer::begins_unasked(packet, flow, half, segment) {
             split(tables, flow, segment);
         }
@@ -190,6 +189,7 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
 fn stage(flow: &Flow) -> Option<Stage> {
     match protocol(flow.asked.mode.get()) {
         Protocol::Http2 => Some(Stage::Http2),
+        Protocol::Quic => Some(Stage::Quic),
         _ => None,
     }
 }
@@ -328,13 +328,9 @@ fn send<P: Packet, T: Tables>(
             client.connections.add(1);
         }
     }
-    let begun = if segment.transport == UDP {
-        hello::datagram(packet, tables, flow, half, segment);
-        quic::asked(packet, tables, flow, half, segment, &mut work.datagram, now)
-    } else {
-        request::segment(packet, tables, flow, half, segment, work, now)
-    };
-    if let Some(begun) = begun {
+    if segment.transport == UDP {
+        flow.asked.mode.set(Protocol::Quic as u32);
+    } else if let Some(begun) = request::segment(packet, tables, flow, half, segment, work, now) {
         end(tables, flow, segment, 0);
         begin(tables, flow, half, segment, &begun, now);
     }
@@ -342,7 +338,7 @@ fn send<P: Packet, T: Tables>(
 
 /// A turn begins.
 #[inline(always)]
-fn begin<T: Tables>(
+pub(crate) fn begin<T: Tables>(
     tables: &T,
     flow: &Flow,
     half: &mut ClientHalf,
@@ -377,7 +373,7 @@ fn close<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
 
 /// Ends the open turn, if nobody has.
 #[inline(always)]
-fn end<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, flags: u8) {
+pub(crate) fn end<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, flags: u8) {
     if let Some(turn) = flow.claim() {
         hand_out(tables, flow, segment, turn, flags);
     }

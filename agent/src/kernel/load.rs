@@ -29,11 +29,15 @@ pub(super) const TC_INGRESS: &str = "hyd_tc_ingress";
 pub(super) const EGRESS: &str = "hyd_egress";
 
 /// What the programs above go on with: a program, its array, the stage, the stage's program.
-const STAGES: [(&str, &str, Stage, &str); 4] = [
+const STAGES: [(&str, &str, Stage, &str); 8] = [
     (INGRESS, "INGRESS_STAGES", Stage::Http2, "hyd_in_http2"),
+    (INGRESS, "INGRESS_STAGES", Stage::Quic, "hyd_in_quic"),
     (FRAGS, "FRAGS_STAGES", Stage::Http2, "hyd_frags_http2"),
+    (FRAGS, "FRAGS_STAGES", Stage::Quic, "hyd_frags_quic"),
     (TC_INGRESS, "TC_INGRESS_STAGES", Stage::Http2, "hyd_tc_in_http2"),
+    (TC_INGRESS, "TC_INGRESS_STAGES", Stage::Quic, "hyd_tc_in_quic"),
     (EGRESS, "EGRESS_STAGES", Stage::Http2, "hyd_out_http2"),
+    (EGRESS, "EGRESS_STAGES", Stage::Quic, "hyd_out_quic"),
 ];
 
 /// What the kernel's verifier keeps of the log; more than it writes about these programs.
