@@ -8,6 +8,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the hooks' macros hand the context over")]
 
 mod floor;
+mod stages;
 mod tables;
 mod view;
 
@@ -22,6 +23,7 @@ use aya_ebpf::{
 use hydrometer_ebpf::{packet::Direction, track};
 
 use self::{
+    stages::go_on,
     tables::Kernel,
     view::{SkbView, XdpView},
 };
@@ -112,7 +114,7 @@ fn ingress_next(context: XdpContext) -> u32 {
         SEQUENCE,
         (context.data_end() - context.data() - HEADERS) as u32,
     );
-    track::ingress(&XdpView::<false>(&context), &Kernel(&context));
+    go_on(track::ingress(&XdpView::<false>(&context), &Kernel(&context)), &stages::INGRESS_STAGES, &context);
     XDP_PASS
 }
 
@@ -126,7 +128,7 @@ fn frags_next(context: XdpContext) -> u32 {
         SEQUENCE,
         (context.data_end() - context.data() - HEADERS) as u32,
     );
-    track::ingress(&XdpView::<true>(&context), &Kernel(&context));
+    go_on(track::ingress(&XdpView::<true>(&context), &Kernel(&context)), &stages::FRAGS_STAGES, &context);
     XDP_PASS
 }
 
@@ -135,7 +137,7 @@ fn frags_next(context: XdpContext) -> u32 {
 #[inline(always)]
 fn ingress_new(context: XdpContext) -> u32 {
     advance(context.data(), context.data_end(), SOURCE_PORT - 2, 1);
-    track::ingress(&XdpView::<false>(&context), &Kernel(&context));
+    go_on(track::ingress(&XdpView::<false>(&context), &Kernel(&context)), &stages::INGRESS_STAGES, &context);
     XDP_PASS
 }
 
@@ -144,7 +146,7 @@ fn ingress_new(context: XdpContext) -> u32 {
 #[inline(always)]
 fn egress_next(context: TcContext) -> i32 {
     advance(context.data(), context.data_end(), SEQUENCE, context.len() - HEADERS as u32);
-    track::egress(&SkbView(&context), &Kernel(&context));
+    go_on(track::egress(&SkbView(&context), &Kernel(&context)), &stages::EGRESS_STAGES, &context);
     TC_ACT_UNSPEC
 }
 
@@ -153,7 +155,7 @@ fn egress_next(context: TcContext) -> i32 {
 #[inline(always)]
 fn egress_new(context: TcContext) -> i32 {
     advance(context.data(), context.data_end(), SOURCE_PORT, 1);
-    track::egress(&SkbView(&context), &Kernel(&context));
+    go_on(track::egress(&SkbView(&context), &Kernel(&context)), &stages::EGRESS_STAGES, &context);
     TC_ACT_UNSPEC
 }
 

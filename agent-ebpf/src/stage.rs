@@ -1,41 +1,62 @@
 //! Stages: what only some packets need, each in a program of its own, so that the program which every
 //! packet runs through stays small.
 //!
-//! A hook's first program ends with the stage that its packet needs. In the kernel that is a tail call,
-//! natively a call. The stage finds the packet's [`Segment`](crate::packet::Segment) where the first program
-//! has left it, in the room that [`Tables::scratch`] hands out.
+//! A program ends with the stage that its packet needs next. In the kernel that is a tail call, natively a
+//! call. The stage finds the packet's [`Segment`](crate::packet::Segment) where the first program has left
+//! it, in the room that [`Tables::scratch`] hands out.
 
-use crate::{http2, packet::Packet, quic, track::Tables};
+use crate::{
+    http2,
+    packet::Packet,
+    quic,
+    track::{self, Tables},
+};
 
 /// A stage. Its number is its place in the kernel's arrays of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stage {
+    /// Where connections, requests and answers begin and end.
+    Turns,
     /// HTTP/2 in clear text.
-    Http2 = 0,
+    Http2,
     /// HTTP/3 over QUIC.
-    Quic = 1,
+    Quic,
 }
 
-/// Number of [`Stage`]s.
-pub const STAGES: u32 = 2;
-
 impl Stage {
-    /// Goes on with a packet from the network.
-    #[inline(always)]
-    pub fn ingress<P: Packet, T: Tables>(self, packet: &P, tables: &T) {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Turns, Self::Http2, Self::Quic];
+
+    /// What the names of its programs end with.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Http2 => http2::ingress(packet, tables),
-            Self::Quic => quic::ingress(packet, tables),
+            Self::Turns => "turns",
+            Self::Http2 => "http2",
+            Self::Quic => "quic",
         }
     }
 
-    /// Goes on with a packet to the network.
+    /// Goes on with a packet from the network. Returns the stage after this one, if there is one.
     #[inline(always)]
-    pub fn egress<P: Packet, T: Tables>(self, packet: &P, tables: &T) {
+    pub fn ingress<P: Packet, T: Tables>(self, packet: &P, tables: &T) -> Option<Self> {
         match self {
+            Self::Turns => return track::asks(packet, tables),
+            Self::Http2 => http2::ingress(packet, tables),
+            Self::Quic => quic::ingress(packet, tables),
+        }
+        None
+    }
+
+    /// Goes on with a packet to the network. Returns the stage after this one, if there is one.
+    #[inline(always)]
+    pub fn egress<P: Packet, T: Tables>(self, packet: &P, tables: &T) -> Option<Self> {
+        match self {
+            Self::Turns => return track::answers(packet, tables),
             Self::Http2 => http2::egress(packet, tables),
             Self::Quic => quic::egress(packet, tables),
         }
+        None
     }
 }

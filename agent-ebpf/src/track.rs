@@ -1,4 +1,5 @@
-//! From a frame to its flow: the two entry points.
+//! From a frame to its flow: the two entry points, and the stage behind them that finds where turns begin
+//! and end.
 //!
 //! In flow frames; out flow changes to the maps that [`Tables`] stands for. Nothing here can fail:
 //! what cannot be followed is counted and passes.
@@ -100,7 +101,7 @@ pub trait Step {
 /// A packet from the network. Returns the stage to go on with, if there is one.
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
-    let (segment, work) = segment(packet, tables, Direction::Ingress)?;
+    let segment = segment(packet, tables, Direction::Ingress)?;
     let known = lookup(tables, segment);
     let Some(flow) = known.or_else(|| insert(tables, segment)) else {
         tables.count(Counter::IngressUnwatched);
@@ -116,6 +117,16 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
         }
         return None;
     }
+    Some(Stage::Turns)
+}
+
+/// Goes on with a packet from the network that is not just more of what is under way.
+#[inline(always)]
+pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
+    let Scratch { segment, work, .. } = tables.scratch(Direction::Ingress)?;
+    let flow = lookup(tables, segment)?;
+    // SAFETY: promised by the implementor of `Tables`.
+    let half = unsafe { flow.client_half() };
     let now = tables.now();
     if flow.first_seen.get() == 0 {
         flow.first_seen.set(now);
@@ -145,7 +156,7 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
 /// A packet to the network. Returns the stage to go on with, if there is one.
 #[inline(always)]
 pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
-    let (segment, work) = segment(packet, tables, Direction::Egress)?;
+    let segment = segment(packet, tables, Direction::Egress)?;
     // Only what the client began is followed.
     let Some(flow) = lookup(tables, segment) else {
         tables.count(Counter::EgressUnwatched);
@@ -161,6 +172,16 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
         }
         return None;
     }
+    Some(Stage::Turns)
+}
+
+/// Goes on with a packet to the network that is not just more of what is under way.
+#[inline(always)]
+pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
+    let Scratch { segment, work, .. } = tables.scratch(Direction::Egress)?;
+    let flow = lookup(tables, segment)?;
+    // SAFETY: promised by the implementor of `Tables`.
+    let half = unsafe { flow.server_half() };
     let connection = flow.asked.connection.get();
     if half.connection != connection {
         answer::connect(flow, half, connection);
@@ -194,21 +215,16 @@ fn stage(flow: &Flow) -> Option<Stage> {
     }
 }
 
-/// The segment in `packet`, if it is one of a watched port, and room to handle it in.
+/// The segment in `packet`, if it is one of a watched port. It stays in the scratch room for the stages.
 #[inline(always)]
-fn segment<'a, P: Packet, T: Tables>(
-    packet: &P,
-    tables: &'a T,
-    direction: Direction,
-) -> Option<(&'a Segment, &'a mut Work)> {
+fn segment<'a, P: Packet, T: Tables>(packet: &P, tables: &'a T, direction: Direction) -> Option<&'a Segment> {
     match parse(packet, direction, |port| tables.is_port(port)) {
         Ok(segment) => {
             let scratch = tables.scratch(direction)?;
             scratch.segment = segment;
             // From here on nobody knows by which of many paths it was parsed: the verifier, too, goes on
             // once instead of once for each.
-            let Scratch { segment, work, .. } = black_box(scratch);
-            Some((segment, work))
+            Some(&black_box(scratch).segment)
         }
         Err(skip) => {
             tables.count(match direction {

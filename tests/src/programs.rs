@@ -9,7 +9,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use hydrometer_agent::{kernel::Globals, traffic::Traffic};
+use hydrometer_agent::{
+    kernel::{Globals, HOOKS, stages},
+    traffic::Traffic,
+};
 use hydrometer_ebpf::{
     abi::{Address, COUNTERS, Counters, ExchangeEvent, PORT_WORDS, ServiceKey, address},
     client::Client,
@@ -76,9 +79,11 @@ impl Programs {
             }
             .with_context(|| format!("the verifier refuses {name}"))?;
         }
-        let names: Vec<_> = programs.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-        for name in names {
-            hydrometer_agent::kernel::stages(&mut programs.ebpf, &name)?;
+        for hook in &HOOKS {
+            // The bench has no TC ingress.
+            if programs.ebpf.map(hook.array).is_some() {
+                stages(&mut programs.ebpf, hook)?;
+            }
         }
         Ok(programs)
     }

@@ -28,16 +28,23 @@ pub(super) const TC_INGRESS: &str = "hyd_tc_ingress";
 /// To the network.
 pub(super) const EGRESS: &str = "hyd_egress";
 
-/// What the programs above go on with: a program, its array, the stage, the stage's program.
-const STAGES: [(&str, &str, Stage, &str); 8] = [
-    (INGRESS, "INGRESS_STAGES", Stage::Http2, "hyd_in_http2"),
-    (INGRESS, "INGRESS_STAGES", Stage::Quic, "hyd_in_quic"),
-    (FRAGS, "FRAGS_STAGES", Stage::Http2, "hyd_frags_http2"),
-    (FRAGS, "FRAGS_STAGES", Stage::Quic, "hyd_frags_quic"),
-    (TC_INGRESS, "TC_INGRESS_STAGES", Stage::Http2, "hyd_tc_in_http2"),
-    (TC_INGRESS, "TC_INGRESS_STAGES", Stage::Quic, "hyd_tc_in_quic"),
-    (EGRESS, "EGRESS_STAGES", Stage::Http2, "hyd_out_http2"),
-    (EGRESS, "EGRESS_STAGES", Stage::Quic, "hyd_out_quic"),
+/// The stages behind a hook.
+#[derive(Debug)]
+pub struct Hook {
+    /// Its first program.
+    program: &'static str,
+    /// The array of the stages' programs.
+    pub array: &'static str,
+    /// What their names begin with; [`Stage::name`] is the rest.
+    prefix: &'static str,
+}
+
+/// Every hook.
+pub const HOOKS: [Hook; 4] = [
+    Hook { program: INGRESS, array: "INGRESS_STAGES", prefix: "hyd_in" },
+    Hook { program: FRAGS, array: "FRAGS_STAGES", prefix: "hyd_frags" },
+    Hook { program: TC_INGRESS, array: "TC_INGRESS_STAGES", prefix: "hyd_tc_in" },
+    Hook { program: EGRESS, array: "EGRESS_STAGES", prefix: "hyd_out" },
 ];
 
 /// What the kernel's verifier keeps of the log; more than it writes about these programs.
@@ -147,25 +154,27 @@ pub(super) fn program_for(direction: Direction, mode: AttachMode) -> &'static st
     }
 }
 
-/// Loads, and so verifies, the programs that `way` may need, and their stages; which of them an interface takes, attaching
-/// finds out.
+/// Loads, and so verifies, the programs that `way` may need, and their stages; which of them an interface
+/// takes, attaching finds out.
 pub(super) fn programs(ebpf: &mut Ebpf, way: Way) -> Result<(), KernelError> {
     let ingress = way.ingress().iter().map(|&mode| program_for(Direction::Ingress, mode));
     let needed: BTreeSet<_> = ingress.chain([EGRESS]).collect();
-    for name in needed {
-        load(ebpf, name)?;
-        stages(ebpf, name)?;
+    for hook in HOOKS.iter().filter(|hook| needed.contains(hook.program)) {
+        load(ebpf, hook.program)?;
+        stages(ebpf, hook)?;
     }
     Ok(())
 }
 
-/// Loads the stages behind the program `behind` and puts them in place. The kernel empties an array of
-/// programs when its last descriptor is closed: they are there as long as `ebpf` is.
-pub fn stages(ebpf: &mut Ebpf, behind: &str) -> Result<(), KernelError> {
-    for (_, array, stage, name) in STAGES.into_iter().filter(|&(program, ..)| program == behind) {
-        let program = load(ebpf, name)?;
-        let mut programs: ProgramArray<&mut MapData> = map(ebpf, array)?;
-        programs.set(stage as u32, &program, 0).map_err(|source| KernelError::Map { map: array, source })?;
+/// Loads the stages behind `hook` and puts them in place. The kernel empties an array of programs when its
+/// last descriptor is closed: they are there as long as `ebpf` is.
+pub fn stages(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), KernelError> {
+    for stage in Stage::ALL {
+        let program = load(ebpf, &format!("{}_{}", hook.prefix, stage.name()))?;
+        let mut programs: ProgramArray<&mut MapData> = map(ebpf, hook.array)?;
+        programs
+            .set(stage as u32, &program, 0)
+            .map_err(|source| KernelError::Map { map: hook.array, source })?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ pub use self::{
     attach::{AttachOptions, Neighbour, Position, PositionError, Way},
     error::KernelError,
     interfaces::Interface,
-    load::{Globals, OBJECT, stages},
+    load::{Globals, HOOKS, OBJECT, stages},
     selection::{Pattern, PatternError, Selection},
 };
 use self::{clients::Clients, flows::Flows, interfaces::Interfaces, vantages::Vantages, wakeup::Wakeup};

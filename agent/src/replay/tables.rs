@@ -101,13 +101,15 @@ impl Replay {
         self.now.set(packet.time);
         match direction {
             Direction::Ingress => {
-                if let Some(stage) = track::ingress(packet, self) {
-                    stage.ingress(packet, self);
+                let mut next = track::ingress(packet, self);
+                while let Some(stage) = next {
+                    next = stage.ingress(packet, self);
                 }
             }
             Direction::Egress => {
-                if let Some(stage) = track::egress(packet, self) {
-                    stage.egress(packet, self);
+                let mut next = track::egress(packet, self);
+                while let Some(stage) = next {
+                    next = stage.egress(packet, self);
                 }
             }
         }

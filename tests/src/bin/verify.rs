@@ -23,7 +23,7 @@ const HELD: &str = "held";
 /// How it begins otherwise.
 const FAILED: &str = "failed";
 /// The most instructions that the verifier may have to process for a program: it gives up at 1,000,000.
-const BUDGET: u32 = 800_000;
+const BUDGET: u32 = 500_000;
 
 const PORT: u16 = 8443;
 /// Application bytes of the request and the answer that have to come out.
