@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod attached;
 pub mod binary;
+pub mod capture;
 pub mod control;
 pub mod curl;
 pub mod feed;

@@ -239,7 +239,7 @@ proptest! {
 
     #[test]
     fn no_frame_is_too_absurd(frames in vec(vec(any::<u8>(), 0..200), 1..40)) {
-        let replay = Replay::new(&[Service { address: None, port: 8443 }]);
+        let mut replay = Replay::new(&[Service { address: None, port: 8443 }]);
         for (time, bytes) in frames.iter().enumerate() {
             let mut ethernet = vec![0; 12];
             ethernet.extend([[8, 0], [0x86, 0xdd], [0x81, 0]][time % 3]);

@@ -72,27 +72,16 @@ pub async fn run(args: AnomaliesArgs, socket: &Path) -> anyhow::Result<()> {
 
 async fn stream(args: &AnomaliesArgs, socket: &Path) -> anyhow::Result<()> {
     const ASKED: &str = "show anomalies";
-    let paint = Paint::for_stdout(args.color);
+    let mut printer = Printer::new(args.output, args.color);
     let mut agent = connect::agent(socket).await?;
     let mut stream = agent
         .watch_anomalies(args.request())
         .await
         .map_err(|status| connect::refused(ASKED, &status))?
         .into_inner();
-    let mut is_first = true;
     while let Some(message) = stream.message().await.map_err(|status| connect::refused(ASKED, &status))? {
-        let Some(anomaly) = message.anomaly else { continue };
-        if args.output == Format::Json {
-            output::print_json_line(&schema::Anomaly::from(&anomaly))?;
-            continue;
-        }
-        if is_first {
-            output::print(&header(paint))?;
-            is_first = false;
-        }
-        output::print(&line(&anomaly, paint))?;
-        if args.output == Format::Wide {
-            output::print(&evidence(&anomaly, paint))?;
+        if let Some(anomaly) = message.anomaly {
+            printer.print(&anomaly)?;
         }
     }
     if args.follow {
@@ -101,10 +90,44 @@ async fn stream(args: &AnomaliesArgs, socket: &Path) -> anyhow::Result<()> {
             socket.display()
         );
     }
-    if is_first && args.output != Format::Json {
-        output::print("no anomalies\n")?;
+    printer.finish()
+}
+
+/// Prints anomalies one by one.
+pub struct Printer {
+    output: Format,
+    paint: Paint,
+    is_first: bool,
+}
+
+impl Printer {
+    /// One that has printed nothing.
+    pub fn new(output: Format, color: ColorChoice) -> Self {
+        Self { output, paint: Paint::for_stdout(color), is_first: true }
     }
-    Ok(())
+
+    /// Prints an anomaly.
+    pub fn print(&mut self, anomaly: &Anomaly) -> anyhow::Result<()> {
+        if self.output == Format::Json {
+            return output::print_json_line(&schema::Anomaly::from(anomaly));
+        }
+        if std::mem::take(&mut self.is_first) {
+            output::print(&header(self.paint))?;
+        }
+        output::print(&line(anomaly, self.paint))?;
+        if self.output == Format::Wide {
+            output::print(&evidence(anomaly, self.paint))?;
+        }
+        Ok(())
+    }
+
+    /// There are no more.
+    pub fn finish(self) -> anyhow::Result<()> {
+        if self.is_first && self.output != Format::Json {
+            output::print("no anomalies\n")?;
+        }
+        Ok(())
+    }
 }
 
 /// The kinds of all open anomalies, by identifier.

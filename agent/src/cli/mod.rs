@@ -14,6 +14,7 @@ pub mod chart;
 pub mod client;
 pub mod clients;
 pub mod connect;
+pub mod detect;
 pub mod output;
 pub mod replay;
 pub mod schema;
@@ -46,6 +47,7 @@ enum Command {
     Anomalies(anomalies::AnomaliesArgs),
     Status(status::StatusArgs),
     Replay(replay::ReplayArgs),
+    Detect(detect::DetectArgs),
 }
 
 impl Cli {
@@ -60,6 +62,7 @@ impl Cli {
             Command::Anomalies(args) => wait(anomalies::run(args, &socket)),
             Command::Status(args) => wait(status::run(args, &socket)),
             Command::Replay(args) => replay::run(&args),
+            Command::Detect(args) => detect::run(&args),
         }
     }
 }

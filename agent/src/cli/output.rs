@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _},
 };
 
 use anyhow::Context as _;
@@ -192,9 +192,41 @@ fn is_unsafe_to_draw(character: char) -> bool {
 /// tell.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.context("cannot write to stdout"),
+    }
+}
+
+/// Many lines on stdout, written in large pieces unless a person is looking.
+#[derive(Debug)]
+pub struct Lines {
+    stdout: BufWriter<StdoutLock<'static>>,
+    is_terminal: bool,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        let stdout = io::stdout().lock();
+        Self { is_terminal: stdout.is_terminal(), stdout: BufWriter::with_capacity(1 << 16, stdout) }
+    }
+}
+
+impl Lines {
+    /// Writes one line. As [`print`] does, it ends the program when the reader has gone away.
+    pub fn print(&mut self, line: &str) -> anyhow::Result<()> {
+        let written_line = writeln!(self.stdout, "{line}");
+        let flushed = if self.is_terminal { self.stdout.flush() } else { Ok(()) };
+        written(written_line.and(flushed))
+    }
+
+    /// Writes what has not been written.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        written(self.stdout.flush())
     }
 }
 

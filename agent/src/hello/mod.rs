@@ -6,14 +6,13 @@
 mod assembly;
 mod ja4;
 mod quic;
-mod recent;
 
 use hydrometer_ebpf::{hello::HelloEvent, packet::UDP};
 use hydrometer_engine::Exchange;
 
 pub use self::ja4::{Carrier, Ja4};
-use self::{assembly::Assembly, recent::Recent};
-use crate::wire;
+use self::assembly::Assembly;
+use crate::{recent::Recent, wire};
 
 /// Connections whose ClientHello is put together at a time: 16 MiB at most.
 const MAX_UNFINISHED: usize = 2048;

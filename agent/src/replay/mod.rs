@@ -2,6 +2,7 @@
 //! same exchanges.
 
 pub mod pcap;
+mod table;
 mod tables;
 
 pub use tables::{Captured, Replay};

@@ -1,13 +1,12 @@
 //! Ordinary collections in the place of the kernel's maps.
 //!
-//! Invariant: entries are boxed, and freed only between two packets, so references stay valid while the
-//! collections grow; packets are handled one at a time.
+//! Invariant: memory is bounded, as in the kernel; what the maps of flows have no room for any more is handed out
+//! as it stands. Packets are handled one at a time.
 #![expect(unsafe_code, reason = "the trait's promises are made here")]
 
 use std::{
     cell::{Cell, RefCell, UnsafeCell},
-    collections::{HashMap, HashSet, hash_map::Entry},
-    hash::Hash,
+    collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -25,6 +24,7 @@ use hydrometer_ebpf::{
 };
 use hydrometer_engine::Service;
 
+use super::table::Table;
 use crate::traffic::Traffic;
 
 /// A frame as captured.
@@ -97,7 +97,7 @@ impl Replay {
     }
 
     /// Takes one frame.
-    pub fn packet(&self, packet: &Captured<'_>, direction: Direction) {
+    pub fn packet(&mut self, packet: &Captured<'_>, direction: Direction) {
         self.now.set(packet.time);
         match direction {
             Direction::Ingress => {
@@ -113,18 +113,23 @@ impl Replay {
                 }
             }
         }
-        self.streams.bury();
+        self.settle();
     }
 
     /// Takes one frame of which it is not known where it was going: to a service, if it is addressed to
     /// one's port.
-    pub fn captured(&self, packet: &Captured<'_>) {
+    pub fn captured(&mut self, packet: &Captured<'_>) {
         let direction = match parse(packet, Direction::Ingress, |port| self.is_port(port)) {
             Err(None) => Direction::Egress,
             // What cannot be read is counted once.
             Ok(_) | Err(Some(_)) => Direction::Ingress,
         };
         self.packet(packet, direction);
+    }
+
+    /// Whether there is something to drain, or a hello.
+    pub fn has_news(&self) -> bool {
+        !self.events.borrow().is_empty() || !self.hellos.borrow().is_empty()
     }
 
     /// Exchanges that have ended since the last call, in the order in which they ended.
@@ -140,18 +145,21 @@ impl Replay {
     /// Exchanges still open: the capture is over.
     pub fn flush(&self) -> Vec<ExchangeEvent> {
         let mut open = Vec::new();
-        self.flows4.each(|key, flow| {
-            let addresses = ([0, 0, V4_MAPPED, key.client], [0, 0, V4_MAPPED, key.server]);
-            open.extend(flow.open(addresses, (key.client_port, key.server_port)));
-        });
-        self.flows6.each(|key, flow| {
-            open.extend(flow.open((key.client, key.server), (key.client_port, key.server_port)));
-        });
-        self.streams.each(|StreamKey { flow: key, .. }, stream| {
-            open.extend(stream.open((key.client, key.server), (key.client_port, key.server_port)));
-        });
+        self.flows4.each(|key, flow| open.extend(open4(key, flow)));
+        self.flows6.each(|key, flow| open.extend(open6(key, flow)));
+        self.streams.each(|key, stream| open.extend(open6(&key.flow, stream)));
         open.sort_by_key(|event| event.start);
         open
+    }
+
+    /// Makes room. What has to go is treated as at the end of the capture.
+    fn settle(&mut self) {
+        let events = self.events.get_mut();
+        self.flows4.settle(|key, flow| events.extend(open4(key, flow)));
+        self.flows6.settle(|key, flow| events.extend(open6(key, flow)));
+        self.streams.settle(|key, stream| events.extend(open6(&key.flow, stream)));
+        self.connections.settle(|_, _| ());
+        self.clients.settle(|_, _| ());
     }
 
     /// Counters of a client.
@@ -170,7 +178,18 @@ impl Replay {
     }
 }
 
-// SAFETY: boxes are freed only between two packets, and `Replay` is not `Sync`, so packets are handled one
+/// The open exchange of an IPv4 flow.
+fn open4(key: &FlowKey4, flow: &Flow) -> Option<ExchangeEvent> {
+    let addresses = ([0, 0, V4_MAPPED, key.client], [0, 0, V4_MAPPED, key.server]);
+    flow.open(addresses, (key.client_port, key.server_port))
+}
+
+/// The open exchange of an IPv6 flow or of a stream.
+fn open6(key: &FlowKey6, flow: &Flow) -> Option<ExchangeEvent> {
+    flow.open((key.client, key.server), (key.client_port, key.server_port))
+}
+
+// SAFETY: values are freed only between two packets, and `Replay` is not `Sync`, so packets are handled one
 // at a time.
 unsafe impl Tables for Replay {
     fn flow4(&self, key: &FlowKey4) -> Option<&Flow> {
@@ -282,51 +301,5 @@ unsafe impl Tables for Replay {
             self.hellos.borrow_mut().push((event, bytes));
         }
         true
-    }
-}
-
-/// A map whose values stay where they are; what is removed stays until it is buried.
-#[derive(Debug)]
-struct Table<K, V> {
-    entries: RefCell<HashMap<K, Box<V>>>,
-    removed: RefCell<Vec<Box<V>>>,
-}
-
-impl<K, V> Default for Table<K, V> {
-    fn default() -> Self {
-        Self { entries: RefCell::default(), removed: RefCell::default() }
-    }
-}
-
-impl<K: Eq + Hash, V: Default> Table<K, V> {
-    fn get(&self, key: &K) -> Option<&V> {
-        let value: *const V = &raw const **self.entries.borrow().get(key)?;
-        // SAFETY: the box is not freed before the packet has been handled, and its value is only reached by
-        // shared references.
-        Some(unsafe { &*value })
-    }
-
-    fn insert(&self, key: K) -> &V {
-        let value: *const V = match self.entries.borrow_mut().entry(key) {
-            Entry::Occupied(entry) => &raw const **entry.into_mut(),
-            Entry::Vacant(entry) => &raw const **entry.insert(Box::default()),
-        };
-        // SAFETY: as in `get`.
-        unsafe { &*value }
-    }
-
-    fn remove(&self, key: &K) {
-        self.removed.borrow_mut().extend(self.entries.borrow_mut().remove(key));
-    }
-
-    /// Frees what was removed. Nobody may have a reference to it.
-    fn bury(&self) {
-        self.removed.borrow_mut().clear();
-    }
-
-    fn each(&self, mut each: impl FnMut(&K, &V)) {
-        for (key, value) in &*self.entries.borrow() {
-            each(key, value);
-        }
     }
 }

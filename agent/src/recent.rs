@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 #[derive(Debug)]
-pub(super) struct Recent<V> {
+pub(crate) struct Recent<V> {
     young: HashMap<u64, V>,
     old: HashMap<u64, V>,
     limit: usize,
@@ -17,19 +17,19 @@ pub(super) struct Recent<V> {
 
 impl<V> Recent<V> {
     /// Holds at most `limit` entries.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), limit, dropped: 0 }
     }
 
     /// The entry, which counts as used.
-    pub(super) fn get(&mut self, key: u64) -> Option<&mut V> {
+    pub(crate) fn get(&mut self, key: u64) -> Option<&mut V> {
         if let Some(value) = self.old.remove(&key) {
             self.insert(key, value);
         }
         self.young.get_mut(&key)
     }
 
-    pub(super) fn insert(&mut self, key: u64, value: V) {
+    pub(crate) fn insert(&mut self, key: u64, value: V) {
         self.old.remove(&key);
         if self.young.len() >= self.limit / 2 && !self.young.contains_key(&key) {
             let young = HashMap::with_capacity(self.young.len());
@@ -39,18 +39,18 @@ impl<V> Recent<V> {
         self.young.insert(key, value);
     }
 
-    pub(super) fn remove(&mut self, key: u64) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: u64) -> Option<V> {
         self.young.remove(&key).or_else(|| self.old.remove(&key))
     }
 
     /// Entries held.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 
     /// Entries dropped to make room so far.
-    pub(super) fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
 }

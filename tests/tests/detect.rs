@@ -1,0 +1,92 @@
+//! Recorded exchanges through `hydrometer detect`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use hydrometer_tests::binary;
+use serde_json::Value;
+
+fn recording() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/fixtures/logit_and_cadence.jsonl");
+    fs::read_to_string(path).unwrap()
+}
+
+/// What the command says about these lines.
+fn detect(lines: &str, output: &str) -> Output {
+    let mut child = Command::new(binary::path("hydrometer").unwrap())
+        .args(["detect", "-", "-o", output])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(lines.as_bytes()));
+        child.wait_with_output().unwrap()
+    })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Clients of which an anomaly was opened.
+fn opened(output: &Output) -> BTreeSet<String> {
+    let anomalies = text(&output.stdout);
+    let anomalies = anomalies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let opened = anomalies.filter(|anomaly| anomaly["state"] == "open");
+    opened.map(|anomaly| anomaly["client"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn recorded_offenders_are_found_and_nobody_else() {
+    let output = detect(&recording(), "json");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(opened(&output).iter().eq(["198.51.100.66", "198.51.100.9"]), "{output:?}");
+    let table = text(&detect(&recording(), "table").stdout);
+    assert!(table.starts_with("LAST SEEN") && table.contains("198.51.100.66"), "{table}");
+}
+
+#[test]
+fn a_recording_by_the_end_of_its_exchanges_says_what_one_by_their_begin_says() {
+    let recording = recording();
+    let end = |line: &&str| {
+        let exchange: Value = serde_json::from_str(line).unwrap();
+        exchange["start"].as_f64().unwrap() + exchange["duration_ms"].as_f64().unwrap() / 1e3
+    };
+    let mut lines: Vec<_> = recording.lines().collect();
+    lines.sort_by(|a, b| end(a).total_cmp(&end(b)));
+    assert_eq!(detect(&lines.join("\n"), "json").stdout, detect(&recording, "json").stdout);
+}
+
+#[test]
+fn a_line_that_is_no_exchange_is_named_and_what_came_before_is_judged() {
+    let recording = recording();
+    let whole = detect(&recording, "json");
+    for (bad, reason) in [
+        ("{\"start\":1", "EOF while parsing"),
+        ("{\"start\":1}", "missing field `client`"),
+        (&recording.lines().next().unwrap().replace("198.51.100.11", "nobody"), "field client: \"nobody\""),
+    ] {
+        let output = detect(&format!("{recording}\n{bad}\n"), "json");
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        // The recording ends with a line end, so an empty line comes between.
+        let place = format!("-, line {}: {reason}", recording.lines().count() + 2);
+        assert!(said.contains(&place), "{said}");
+        assert_eq!(output.stdout, whole.stdout);
+    }
+}
+
+#[test]
+fn nothing_is_found_in_nothing() {
+    assert_eq!(text(&detect("", "table").stdout), "no anomalies\n");
+    assert_eq!(text(&detect("\n", "json").stdout), "");
+}
