@@ -79,21 +79,23 @@ pub fn linked(link: u16, order: Order, frame: &[u8]) -> Vec<u8> {
 /// A pcap file, of microseconds or of nanoseconds. Of each frame `snaplen` bytes are kept.
 pub fn pcap(order: Order, nanos: bool, link: u16, snaplen: usize, frames: &[Frame]) -> Vec<u8> {
     let magic = if nanos { 0xa1b2_3c4d } else { 0xa1b2_c3d4 };
-    let mut file = order.u32(magic).to_vec();
-    file.extend(order.u16(2).into_iter().chain(order.u16(4)));
-    for number in [0, 0, snaplen as u32, link.into()] {
-        file.extend(order.u32(number));
-    }
-    for frame in frames {
-        let bytes = linked(link, order, &frame.bytes);
-        let kept = bytes.len().min(snaplen);
-        let fraction = frame.time % 1_000_000_000 / if nanos { 1 } else { 1000 };
-        for number in [(frame.time / 1_000_000_000) as u32, fraction as u32, kept as u32, bytes.len() as u32] {
-            file.extend(order.u32(number));
-        }
-        file.extend(&bytes[..kept]);
+    let version = [order.u16(2), order.u16(4)].concat();
+    let mut file =
+        [&order.u32(magic)[..], &version, &[0; 8], &order.u32(snaplen as u32), &order.u32(link.into())]
+            .concat();
+    for Frame { time, bytes } in frames {
+        let bytes = linked(link, order, bytes);
+        let time = time / if nanos { 1 } else { 1000 };
+        file.extend(record(order, if nanos { 1_000_000_000 } else { 1_000_000 }, time, snaplen, &bytes));
     }
     file
+}
+
+/// A record of a pcap file, stamped in units of which a second has so many. Of the frame `snaplen` bytes are kept.
+pub fn record(order: Order, units: u64, time: u64, snaplen: usize, frame: &[u8]) -> Vec<u8> {
+    let kept = &frame[..frame.len().min(snaplen)];
+    let header = [(time / units) as u32, (time % units) as u32, kept.len() as u32, frame.len() as u32];
+    [&header.map(|number| order.u32(number)).concat()[..], kept].concat()
 }
 
 /// An interface of a pcapng file.

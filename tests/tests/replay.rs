@@ -30,7 +30,8 @@ fn given() -> PathBuf {
 /// The frames of a capture of real traffic.
 fn frames() -> Vec<Frame> {
     let mut frames = Vec::new();
-    pcap::read(&given(), |frame| frames.push(Frame { time: frame.time, bytes: frame.bytes.to_vec() })).unwrap();
+    pcap::read(&given(), |frame| frames.push(Frame { time: frame.time, bytes: frame.bytes.to_vec() }))
+        .unwrap();
     assert!(frames.len() > 1000);
     frames
 }
@@ -40,7 +41,8 @@ fn both_families() -> Vec<Frame> {
     let mut frames = Vec::new();
     for (client, server) in [("10.0.0.9", "10.0.0.1"), ("fd00::9", "fd00::1")] {
         let mut send = |seq, flags, payload: &[u8]| {
-            let [source, destination] = [(client, 40_000), (server, 8080)].map(|(ip, port)| (ip.parse().unwrap(), port));
+            let [source, destination] =
+                [(client, 40_000), (server, 8080)].map(|(ip, port)| (ip.parse().unwrap(), port));
             let tcp = Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() };
             let time = 1_700_000_000_000_000_000 + frames.len() as u64 * 1_000_000;
             frames.push(Frame { time, bytes: tcp.frame() });
@@ -95,8 +97,7 @@ const LINKS: [u16; 6] = [link::ETHERNET, link::NULL, link::LOOP, link::RAW, link
 #[test]
 fn pcap_of_either_byte_order_each_link_type_and_either_resolution_gives_the_same_exchanges() {
     for frames in [frames(), both_families()] {
-        let (expected, ..) =
-            replayed(&classic(Order::Little, true, link::ETHERNET, WHOLE, &frames)[..]);
+        let (expected, ..) = replayed(&classic(Order::Little, true, link::ETHERNET, WHOLE, &frames)[..]);
         assert!(expected.len() >= 4);
         for order in Order::BOTH {
             for nanos in [false, true] {
@@ -112,8 +113,7 @@ fn pcap_of_either_byte_order_each_link_type_and_either_resolution_gives_the_same
 #[test]
 fn pcapng_of_either_byte_order_each_link_type_and_any_resolution_gives_the_same_exchanges() {
     for frames in [frames(), both_families()] {
-        let (expected, ..) =
-            replayed(&classic(Order::Little, true, link::ETHERNET, WHOLE, &frames)[..]);
+        let (expected, ..) = replayed(&classic(Order::Little, true, link::ETHERNET, WHOLE, &frames)[..]);
         for order in Order::BOTH {
             for (resolution, offset) in
                 [(None, 0), (Some(6), 1_000_000_000), (Some(9), 0), (Some(10), -5), (Some(0x80 | 30), 3600)]
@@ -149,7 +149,10 @@ fn tagged_frames_give_the_same_exchanges() {
     for tags in [&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8]] {
         let tagged: Vec<_> = frames
             .iter()
-            .map(|Frame { time, bytes }| Frame { time: *time, bytes: [&bytes[..12], tags, &bytes[12..]].concat() })
+            .map(|Frame { time, bytes }| Frame {
+                time: *time,
+                bytes: [&bytes[..12], tags, &bytes[12..]].concat(),
+            })
             .collect();
         for link in [link::ETHERNET, link::SLL, link::SLL2] {
             let capture = classic(Order::Little, true, link, WHOLE, &tagged);
@@ -187,9 +190,14 @@ fn a_capture_that_is_cut_off_gives_what_came_before_and_says_where() {
             let before = begins.iter().filter(|&&begin| begin <= cut as u64).count();
             assert_eq!(contents.frames, before as u64, "cut at {cut}");
             match end {
-                Ok(()) => assert!(begins.contains(&(cut as u64)) || cut <= begins[0] as usize, "cut at {cut}"),
+                Ok(()) => {
+                    assert!(begins.contains(&(cut as u64)) || cut <= begins[0] as usize, "cut at {cut}")
+                }
                 Err(Error::CutOff { offset }) => {
-                    assert!(offset < cut as u64 && (before == 0 || offset == begins[before - 1]), "cut at {cut}");
+                    assert!(
+                        offset < cut as u64 && (before == 0 || offset == begins[before - 1]),
+                        "cut at {cut}"
+                    );
                 }
                 Err(error) => panic!("cut at {cut}: {error}"),
             }
@@ -235,11 +243,14 @@ fn damage_is_named_with_its_place() {
 #[test]
 fn frames_of_an_interface_that_is_not_read_are_counted_and_the_others_are_read() {
     let frames = frames();
-    let interfaces =
-        [link::ETHERNET, 127].map(|link| Interface { link, resolution: Some(9), offset: 0 });
-    let (events, end, contents) = replayed(&section(Order::Little, &interfaces, Packet::Enhanced, &frames)[..]);
+    let interfaces = [link::ETHERNET, 127].map(|link| Interface { link, resolution: Some(9), offset: 0 });
+    let (events, end, contents) =
+        replayed(&section(Order::Little, &interfaces, Packet::Enhanced, &frames)[..]);
     assert!(end.is_ok() && !events.is_empty());
-    assert_eq!((contents.frames, contents.unread), (frames.len().div_ceil(2) as u64, frames.len() as u64 / 2));
+    assert_eq!(
+        (contents.frames, contents.unread),
+        (frames.len().div_ceil(2) as u64, frames.len() as u64 / 2)
+    );
 }
 
 #[test]
@@ -258,7 +269,11 @@ fn no_exchange_is_lost_when_flows_have_to_make_room() {
             payload: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         }
         .frame();
-        let frame = hydrometer_agent::replay::Captured { time: flow as u64 + 1, len: bytes.len() as u32, bytes: &bytes };
+        let frame = hydrometer_agent::replay::Captured {
+            time: flow as u64 + 1,
+            len: bytes.len() as u32,
+            bytes: &bytes,
+        };
         replay.captured(&frame);
         events += replay.drain().len();
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the kernel programs cost, in ns per packet and as ratios to fixed yardsticks.
+//! `cargo xtask bench`: what Hydrometer costs, as ratios to yardsticks of the same run.
 
 use anyhow::Result;
 
@@ -8,8 +8,8 @@ use crate::{
 };
 
 /// The verb.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(parts: &[String]) -> Result<()> {
     need_root("bench")?;
     setup::ensure();
-    execute(&mut cargo("run --release --package hydrometer-tests --bin bench"))
+    execute(cargo("run --release --package hydrometer-tests --bin bench --").args(parts))
 }

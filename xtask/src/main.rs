@@ -37,8 +37,11 @@ enum Verb {
     },
     /// Load, verify and run the kernel programs on this machine's kernel and on older ones (needs root)
     Kernels,
-    /// Measure the kernel programs, in ns per packet (needs root)
-    Bench,
+    /// Measure what the kernel programs and `hydrometer replay` cost (needs root)
+    Bench {
+        /// Only these parts: packets, replay
+        parts: Vec<String>,
+    },
     /// Score the detectors by the labelled traffic in ../shared/eval
     Eval {
         /// Handed on; `--help` lists them
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::run(),
         Verb::Test { full } => test::run(if full { test::Extent::Full } else { test::Extent::Usual }),
         Verb::Kernels => kernels::run(),
-        Verb::Bench => bench::run(),
+        Verb::Bench { parts } => bench::run(&parts),
         Verb::Eval { arguments } => eval::run(&arguments),
     };
     match outcome {

@@ -10,8 +10,8 @@ mod quic;
 use hydrometer_ebpf::{hello::HelloEvent, packet::UDP};
 use hydrometer_engine::Exchange;
 
-pub use self::ja4::{Carrier, Ja4};
 use self::assembly::Assembly;
+pub use self::ja4::{Carrier, Ja4};
 use crate::{recent::Recent, wire};
 
 /// Connections whose ClientHello is put together at a time: 16 MiB at most.

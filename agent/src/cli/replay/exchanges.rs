@@ -56,8 +56,8 @@ impl Exchanges {
 }
 
 const TITLES: [&str; 12] = [
-    "START", "CLIENT", "PORT", "ASKED", "ANSWERED", "TTFB", "TTFT", "DURATION", "RECORDS", "MEDIAN", "PROTOCOL",
-    "ACCURACY",
+    "START", "CLIENT", "PORT", "ASKED", "ANSWERED", "TTFB", "TTFT", "DURATION", "RECORDS", "MEDIAN",
+    "PROTOCOL", "ACCURACY",
 ];
 
 fn cells(exchange: &Exchange) -> [String; TITLES.len()] {
@@ -82,7 +82,8 @@ fn cells(exchange: &Exchange) -> [String; TITLES.len()] {
 
 /// A line; rows appear one by one, so the columns have fixed widths: those of their longest usual value.
 fn row(cells: [String; TITLES.len()]) -> String {
-    let [start, client, port, asked, answered, ttfb, ttft, duration, records, median, protocol, accuracy] = cells;
+    let [start, client, port, asked, answered, ttfb, ttft, duration, records, median, protocol, accuracy] =
+        cells;
     format!(
         "{start:<17}  {client:<20}  {port:>5}  {asked:>9}  {answered:>9}  {ttfb:>10}  {ttft:>10}  {duration:>11}  \
          {records:>7}  {median:>6}  {protocol:<8}  {accuracy}"

@@ -156,10 +156,9 @@ fn progress(args: &ReplayArgs) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let (bar, template) = match length(&args.file) {
-        Some(length) => (
-            ProgressBar::new(length),
-            "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} to go",
-        ),
+        Some(length) => {
+            (ProgressBar::new(length), "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} to go")
+        }
         None => (ProgressBar::no_length(), "{bytes}, {bytes_per_sec}"),
     };
     // A template that is wrong is left out: the bar then looks as indicatif draws it.

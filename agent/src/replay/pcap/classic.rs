@@ -37,12 +37,15 @@ impl File {
         let (order, (record, fraction)) = [Order::Little, Order::Big]
             .into_iter()
             .find_map(|order| {
-                Some((order, match order.u32(header, 0) {
-                    MICROSECONDS => (RECORD, 1000),
-                    NANOSECONDS => (RECORD, 1),
-                    MODIFIED => (MODIFIED_RECORD, 1000),
-                    _ => return None,
-                }))
+                Some((
+                    order,
+                    match order.u32(header, 0) {
+                        MICROSECONDS => (RECORD, 1000),
+                        NANOSECONDS => (RECORD, 1),
+                        MODIFIED => (MODIFIED_RECORD, 1000),
+                        _ => return None,
+                    },
+                ))
             })
             .ok_or(Error::NotACapture)?;
         // The upper half tells of frame check sequences, which nobody looks at.

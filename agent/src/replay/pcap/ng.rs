@@ -73,7 +73,9 @@ impl Section {
             if len < BLOCK || !len.is_multiple_of(4) {
                 return Err(damaged("an impossible block length"));
             }
-            if ![SECTION_HEADER, INTERFACE_DESCRIPTION, PACKET, SIMPLE_PACKET, ENHANCED_PACKET].contains(&kind) {
+            if ![SECTION_HEADER, INTERFACE_DESCRIPTION, PACKET, SIMPLE_PACKET, ENHANCED_PACKET]
+                .contains(&kind)
+            {
                 if !source.skip(len as u64)? {
                     return Err(Error::CutOff { offset });
                 }
@@ -118,7 +120,8 @@ impl Section {
             PACKET => self.order.u16(body, 0).into(),
             _ => self.order.u32(body, 0) as usize,
         };
-        let interface = self.interfaces.get(interface).ok_or("a packet of an interface that is not described")?;
+        let interface =
+            self.interfaces.get(interface).ok_or("a packet of an interface that is not described")?;
         let (captured, wire_len, time) = if kind == SIMPLE_PACKET {
             let wire_len = self.order.u32(body, 0);
             let limit = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };

@@ -44,7 +44,8 @@ enum Hook {
     Tc,
 }
 
-fn main() -> Result<()> {
+/// Measures, prints and judges.
+pub(crate) fn run() -> Result<()> {
     let services = [Service { address: None, port: PORT }];
     let mut programs = Programs::load(bench(), &services)?;
     // New flows push old ones out of the maps: they get maps of their own.

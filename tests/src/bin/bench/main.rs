@@ -1,0 +1,35 @@
+//! `cargo xtask bench`: what Hydrometer costs. A file a part; each prints ratios to yardsticks that were measured in
+//! the same run, and fails when something costs more than it may.
+
+mod packets;
+mod replay;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+/// Measure what Hydrometer costs.
+#[derive(Parser)]
+struct Args {
+    /// Only these parts
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// A packet in the kernel programs
+    Packets,
+    /// A packet of a capture
+    Replay,
+}
+
+fn main() -> Result<()> {
+    let Args { parts } = Args::parse();
+    for part in if parts.is_empty() { Part::value_variants() } else { &parts } {
+        match part {
+            Part::Packets => packets::run()?,
+            Part::Replay => replay::run()?,
+        }
+    }
+    Ok(())
+}
