@@ -86,6 +86,17 @@ fn a_line_that_is_no_exchange_is_named_and_what_came_before_is_judged() {
 }
 
 #[test]
+fn a_silence_of_years_is_passed_over() {
+    let late = recording().lines().last().unwrap().replace("\"start\":", "\"start\":100000000");
+    let output = detect(&format!("{}{late}", recording()), "json");
+    assert!(output.status.success());
+    assert_eq!(opened(&output).len(), 2);
+    // The clock was set to that time: everything has closed.
+    let closed = text(&output.stdout).lines().filter(|line| line.contains("\"state\":\"closed\"")).count();
+    assert_eq!(closed, 2);
+}
+
+#[test]
 fn nothing_is_found_in_nothing() {
     assert_eq!(text(&detect("", "table").stdout), "no anomalies\n");
     assert_eq!(text(&detect("\n", "json").stdout), "");

@@ -7,7 +7,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -24,7 +24,8 @@ use crate::{convert, ordered::Ordered};
 /// Find the anomalies in recorded exchanges
 #[derive(Args, Debug)]
 pub struct DetectArgs {
-    /// The exchanges, as `hydrometer replay --exchanges -o json` prints them; `-` reads standard input
+    /// The exchanges, as `hydrometer replay --exchanges -o json` prints them, compressed if its name ends in .zst; `-`
+    /// reads standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// What to print: a line each, evidence below each line (wide), or one JSON object a line
@@ -43,11 +44,7 @@ const SILENCE: Duration = Duration::from_hours(24);
 /// Runs the command.
 pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let name = args.file.display();
-    let lines: Box<dyn BufRead> = if args.file.as_os_str() == "-" {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(BufReader::new(File::open(&args.file).with_context(|| format!("cannot open {name}"))?))
-    };
+    let lines = open(&args.file).with_context(|| format!("cannot open {name}"))?;
     let mut recording = Recording {
         engine: Engine::new(EngineConfig::default()),
         ended: Ordered::default(),
@@ -67,6 +64,18 @@ pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
     }
     recording.finish()?;
     read
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(path)?;
+    Ok(if path.extension().is_some_and(|extension| extension == "zst") {
+        Box::new(BufReader::new(zstd::Decoder::new(file)?))
+    } else {
+        Box::new(BufReader::new(file))
+    })
 }
 
 /// The exchange on a line; none on an empty one.
