@@ -22,6 +22,8 @@ use hydrometer_tests::{
 
 const SERVICES: &str = "8080,8443";
 const WHOLE: usize = 1 << 18;
+/// In `if_tsresol`: the rest is a power of two.
+const BINARY: u8 = 0x80;
 
 fn given() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps/h1_tls13_loss2pct_stream.pcap")
@@ -116,7 +118,7 @@ fn pcapng_of_either_byte_order_each_link_type_and_any_resolution_gives_the_same_
         let (expected, ..) = replayed(&classic(Order::Little, true, link::ETHERNET, WHOLE, &frames)[..]);
         for order in Order::BOTH {
             for (resolution, offset) in
-                [(None, 0), (Some(6), 1_000_000_000), (Some(9), 0), (Some(10), -5), (Some(0x80 | 30), 3600)]
+                [(None, 0), (Some(6), 1_000_000_000), (Some(9), 0), (Some(10), -5), (Some(BINARY + 30), 3600)]
             {
                 for link in LINKS {
                     for packet in [Packet::Enhanced, Packet::Obsolete] {
@@ -134,8 +136,9 @@ fn pcapng_of_either_byte_order_each_link_type_and_any_resolution_gives_the_same_
 fn interfaces_and_sections_of_different_kinds_in_one_pcapng_give_the_same_exchanges() {
     let frames = frames();
     let (expected, ..) = replayed(&classic(Order::Little, true, link::ETHERNET, WHOLE, &frames)[..]);
-    let interfaces = [(link::SLL2, None, 0), (link::ETHERNET, Some(9), 7), (link::IPV4, Some(0x80 | 31), 0)]
-        .map(|(link, resolution, offset)| Interface { link, resolution, offset });
+    let interfaces =
+        [(link::SLL2, None, 0), (link::ETHERNET, Some(9), 7), (link::IPV4, Some(BINARY + 31), 0)]
+            .map(|(link, resolution, offset)| Interface { link, resolution, offset });
     let (first, second) = frames.split_at(frames.len() / 3);
     let mut capture = section(Order::Big, &interfaces, Packet::Enhanced, first);
     capture.extend(section(Order::Little, &interfaces[1..], Packet::Obsolete, second));
@@ -191,7 +194,7 @@ fn a_capture_that_is_cut_off_gives_what_came_before_and_says_where() {
             assert_eq!(contents.frames, before as u64, "cut at {cut}");
             match end {
                 Ok(()) => {
-                    assert!(begins.contains(&(cut as u64)) || cut <= begins[0] as usize, "cut at {cut}")
+                    assert!(begins.contains(&(cut as u64)) || cut <= begins[0] as usize, "cut at {cut}");
                 }
                 Err(Error::CutOff { offset }) => {
                     assert!(
