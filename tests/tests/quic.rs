@@ -148,7 +148,7 @@ fn datagrams_give_the_same_in_the_kernel_and_natively() {
     for (path, program) in paths.iter().zip(["hyd_ingress", "hyd_frags"].iter().cycle()) {
         let services = [Service { address: None, port: 8443 }];
         let mut kernel = Programs::load(product(), &services).unwrap();
-        let native = Replay::new(&services);
+        let mut native = Replay::new(&services);
         pcap::read(path, |frame: &Captured<'_>| {
             let watched = |port: u16| port == 8443_u16.to_be();
             if parse(frame, Direction::Egress, watched).is_ok() {
