@@ -47,26 +47,10 @@ pub fn client_key(address: &Address, mask: &Address) -> Address {
     }
 }
 
-/// Key of an IPv4 flow. Addresses and ports in network order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey4 {
-    /// Client address.
-    pub client: u32,
-    /// Service address.
-    pub server: u32,
-    /// Client port.
-    pub client_port: u16,
-    /// Service port.
-    pub server_port: u16,
-    /// IP protocol number.
-    pub transport: u32,
-}
-
-/// Key of an IPv6 flow. Addresses and ports in network order.
+/// Key of a flow. Addresses and ports in network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FlowKey6 {
+pub struct FlowKey {
     /// Client address.
     pub client: Address,
     /// Service address.
@@ -84,7 +68,7 @@ pub struct FlowKey6 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamKey {
     /// Its connection's addresses and ports, of either family.
-    pub flow: FlowKey6,
+    pub flow: FlowKey,
     /// [`crate::flow::Asked::connection`]: the ports may be used again.
     pub connection: u32,
     /// Stream identifier.
@@ -216,8 +200,7 @@ macro_rules! plain {
 }
 
 plain! {
-    FlowKey4: [u32; 4],
-    FlowKey6: [u32; 10],
+    FlowKey: [u32; 10],
     ServiceKey: [u32; 5],
     StreamKey: [u32; 12],
     ExchangeEvent: [u64; 18],
@@ -312,8 +295,7 @@ pub const COUNTERS: usize = Counter::ALL.len();
 pub type Counters = [u64; COUNTERS];
 
 const _: () = {
-    assert!(size_of::<FlowKey4>() == 16);
-    assert!(size_of::<FlowKey6>() == 40);
+    assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<StreamKey>() == 48);
     assert!(size_of::<ExchangeEvent>() == 144);

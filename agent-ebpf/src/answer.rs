@@ -170,7 +170,7 @@ fn records<P: Packet, T: Tables>(
     if answered.tls.get() & TLS_KNOWN == 0
         && let Some(hello) = tls::server_hello(packet, segment)
     {
-        tables.learn_tls(segment.server_port);
+        tables.learn_tls(segment.key.server_port);
         answered.tls.set(TLS_KNOWN | if hello.tls13 { TLS_13 } else { 0 } | hello.overhead);
     }
     let end = segment.seq.wrapping_add(segment.payload_len);
@@ -201,7 +201,7 @@ fn records<P: Packet, T: Tables>(
         ticket_len,
         tickets,
         finished,
-        port: segment.server_port,
+        port: segment.key.server_port,
         mode,
         turn,
         tls13: answered.tls.get() & TLS_13 != 0,

@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap},
 };
 use hydrometer_ebpf::{
-    abi::{FlowKey6, PORT_WORDS, ServiceKey},
+    abi::{FlowKey, PORT_WORDS, ServiceKey},
     cell::Shared64,
     packet::{Direction, Packet, Segment, parse},
 };
@@ -24,7 +24,7 @@ struct Totals {
 }
 
 #[map]
-static FLOOR_FLOWS: LruHashMap<FlowKey6, Totals> = LruHashMap::with_max_entries(65_536, 0);
+static FLOOR_FLOWS: LruHashMap<FlowKey, Totals> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 static FLOOR_CLIENTS: LruHashMap<ServiceKey, Totals> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
@@ -44,8 +44,8 @@ pub(crate) fn port<P: Packet>(packet: &P, direction: Direction) -> Option<Segmen
 #[inline(always)]
 pub(crate) fn count<P: Packet>(packet: &P) {
     let Some(segment) = port(packet, Direction::Ingress) else { return };
-    let flow_key = segment.key6();
-    let client_key = ServiceKey { address: segment.client, port: segment.server_port, pad: 0 };
+    let flow_key = segment.key;
+    let client_key = ServiceKey { address: segment.key.client, port: segment.key.server_port, pad: 0 };
     // SAFETY: entries stay in place until the program returns.
     let (flow, client) = unsafe { (FLOOR_FLOWS.get(flow_key), FLOOR_CLIENTS.get(client_key)) };
     let (Some(flow), Some(client)) = (flow, client) else {

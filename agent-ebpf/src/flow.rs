@@ -1,4 +1,4 @@
-//! The state of one connection, the value of the flow maps, and how an exchange ends.
+//! The state of one connection, the value of the flow map, and how an exchange ends.
 //!
 //! Ingress and egress of a flow run at the same time on different cores. Each direction owns a half
 //! that nobody else touches, and publishes to the other what it must know: `Asked` is written by
@@ -10,7 +10,7 @@
 use core::cell::UnsafeCell;
 
 use crate::{
-    abi::{ABORTED, Address, DERIVED, ExchangeEvent, PIPELINED, Protocol, SIZE_CLASSES},
+    abi::{ABORTED, DERIVED, ExchangeEvent, FlowKey, PIPELINED, Protocol, SIZE_CLASSES},
     cell::{Shared32, Shared64},
     client::size_class,
     packet::Segment,
@@ -92,18 +92,17 @@ impl Flow {
         self.client.get_mut().turns.saturating_sub(self.asked.turns_before.get())
     }
 
-    /// The exchange that is open, for a reader that looks at the flow from outside. Addresses and ports
-    /// are those of the flow's key.
-    pub fn open(&self, (client, server): (Address, Address), ports: (u16, u16)) -> Option<ExchangeEvent> {
+    /// The exchange that is open, for a reader that looks at the flow from outside.
+    pub fn open(&self, key: &FlowKey) -> Option<ExchangeEvent> {
         let turn = self.asked.turn.get();
         if turn == 0 || self.ended.get() == turn {
             return None;
         }
         let mut event = ExchangeEvent {
-            client,
-            server,
-            client_port: u16::from_be(ports.0),
-            server_port: u16::from_be(ports.1),
+            client: key.client,
+            server: key.server,
+            client_port: u16::from_be(key.client_port),
+            server_port: u16::from_be(key.server_port),
             ..ExchangeEvent::default()
         };
         self.describe(turn, 0, &mut event);

@@ -97,11 +97,11 @@ fn hand_out<P: Packet, T: Tables>(
     len: u32,
 ) {
     let handed_out = tables.hello(packet, segment.payload, len, |event| {
-        event.client = segment.client;
-        event.server = segment.server;
+        event.client = segment.key.client;
+        event.server = segment.key.server;
         event.flow_start = flow.first_seen.get();
-        event.client_port = u16::from_be(segment.client_port);
-        event.server_port = u16::from_be(segment.server_port);
+        event.client_port = u16::from_be(segment.key.client_port);
+        event.server_port = u16::from_be(segment.key.server_port);
         event.position = position;
         event.len = len;
         event.transport = segment.transport;

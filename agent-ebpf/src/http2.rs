@@ -212,7 +212,7 @@ pub(crate) fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     let Scratch { segment, http2: Work { position, key }, .. } = scratch;
     let Some(flow) = track::lookup(tables, segment) else { return };
     let number = flow.asked.connection.get();
-    *key = StreamKey { flow: segment.key6(), connection: number, stream: 0 };
+    *key = StreamKey { flow: segment.key, connection: number, stream: 0 };
     let known = tables.connection(&key.flow);
     let Some(connection) = known.or_else(|| tables.insert_connection(&key.flow)) else {
         tables.count(Counter::StreamLost);
@@ -255,7 +255,7 @@ pub(crate) fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     let Scratch { segment, http2: Work { position, key }, .. } = scratch;
     let Some(flow) = track::lookup(tables, segment) else { return };
     let number = flow.asked.connection.get();
-    *key = StreamKey { flow: segment.key6(), connection: number, stream: 0 };
+    *key = StreamKey { flow: segment.key, connection: number, stream: 0 };
     // Only what the client began is followed.
     let Some(connection) = tables.connection(&key.flow) else { return };
     let streams = Streams { tables, segment, flow, connection, now: tables.now() };

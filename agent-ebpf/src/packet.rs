@@ -4,7 +4,7 @@
 //! In flow bytes that anybody on the network chose; out flows a [`Segment`] or the reason why there is
 //! none. The frame of nobody we watch leaves on the shortest path: the port is looked at first.
 
-use crate::abi::{Address, Counter, FlowKey4, FlowKey6, V4_MAPPED};
+use crate::abi::{Address, Counter, FlowKey, V4_MAPPED};
 
 /// Bytes of one frame.
 pub trait Packet {
@@ -55,16 +55,8 @@ pub const ACK: u8 = 0x10;
 /// One TCP segment or UDP datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
-    /// Client address.
-    pub client: Address,
-    /// Service address.
-    pub server: Address,
-    /// Client port, network order.
-    pub client_port: u16,
-    /// Service port, network order.
-    pub server_port: u16,
-    /// Whether it came over IPv4.
-    pub v4: bool,
+    /// Key of its flow. Looked up where it lies: copying what was just written would stall.
+    pub key: FlowKey,
     /// [`TCP`] or [`UDP`].
     pub transport: u8,
     /// TCP flags; 0 for UDP.
@@ -82,30 +74,6 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Key of its flow, if it came over IPv4.
-    #[inline(always)]
-    pub fn key4(&self) -> FlowKey4 {
-        FlowKey4 {
-            client: self.client[3],
-            server: self.server[3],
-            client_port: self.client_port,
-            server_port: self.server_port,
-            transport: self.transport as u32,
-        }
-    }
-
-    /// Key of its flow, if it came over IPv6.
-    #[inline(always)]
-    pub fn key6(&self) -> FlowKey6 {
-        FlowKey6 {
-            client: self.client,
-            server: self.server,
-            client_port: self.client_port,
-            server_port: self.server_port,
-            transport: self.transport as u32,
-        }
-    }
-
     /// Whether any of these TCP flags is set.
     #[inline(always)]
     pub fn has(&self, flags: u8) -> bool {
@@ -160,7 +128,6 @@ fn ethernet<P: Packet>(packet: &P) -> Result<(u16, u32), Skip> {
 
 /// What the IP header says.
 struct Network {
-    v4: bool,
     source: Address,
     destination: Address,
     protocol: u8,
@@ -194,7 +161,6 @@ fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
         return Err(Some(Counter::IpMalformed));
     }
     Ok(Network {
-        v4: true,
         source: [0, 0, V4_MAPPED, source],
         destination: [0, 0, V4_MAPPED, destination],
         protocol,
@@ -218,7 +184,6 @@ fn ipv6<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
         return Err(Some(Counter::IpMalformed));
     }
     Ok(Network {
-        v4: false,
         source: [header[2], header[3], header[4], header[5]],
         destination: [header[6], header[7], header[8], header[9]],
         protocol,
@@ -301,11 +266,7 @@ fn transport<P: Packet>(
         return Err(Some(Counter::TcpMalformed));
     }
     Ok(Segment {
-        client,
-        server,
-        client_port,
-        server_port,
-        v4: network.v4,
+        key: FlowKey { client, server, client_port, server_port, transport: u32::from(network.protocol) },
         transport: network.protocol,
         flags,
         seq,

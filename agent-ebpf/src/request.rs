@@ -115,7 +115,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
         }
         Protocol::Unknown => {
             // Behind a gap at the begin. In clear text nothing may leave, so the service decides.
-            if tables.speaks_tls(segment.server_port) {
+            if tables.speaks_tls(segment.key.server_port) {
                 hello::client(packet, tables, flow, half, segment);
             }
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
@@ -421,7 +421,7 @@ fn is_over<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) -> bool {
         return false;
     }
     let pending = flow.answered.pending.get();
-    pending == 0 || flow.answered.records.get() > 0 || pending != tables.ticket_len(segment.server_port)
+    pending == 0 || flow.answered.records.get() > 0 || pending != tables.ticket_len(segment.key.server_port)
 }
 
 /// Which records of the client are application data.

@@ -20,7 +20,7 @@ use aya_log_ebpf::{
     trace,
 };
 use hydrometer_ebpf::{
-    abi::{Address, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, PORT_WORDS, ServiceKey, StreamKey},
+    abi::{Address, Counter, Counters, ExchangeEvent, FlowKey, PORT_WORDS, ServiceKey, StreamKey},
     client::Client,
     flow::Flow,
     hello::{HelloEvent, MAX_HELLO},
@@ -29,18 +29,15 @@ use hydrometer_ebpf::{
     track::{Scratch, Step, Tables},
 };
 
-/// Flows over IPv4.
+/// Flows.
 #[map]
-static FLOWS4: LruHashMap<FlowKey4, Flow> = LruHashMap::with_max_entries(1, 0);
-/// Flows over IPv6.
-#[map]
-static FLOWS6: LruHashMap<FlowKey6, Flow> = LruHashMap::with_max_entries(1, 0);
+static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1, 0);
 /// Clients by [`hydrometer_ebpf::abi::client_key`].
 #[map]
 static CLIENTS: LruHashMap<Address, Client> = LruHashMap::with_max_entries(1, 0);
 /// HTTP/2 connections in clear text.
 #[map]
-static CONNECTIONS: LruHashMap<FlowKey6, Connection> = LruHashMap::with_max_entries(1, 0);
+static CONNECTIONS: LruHashMap<FlowKey, Connection> = LruHashMap::with_max_entries(1, 0);
 /// Their open streams.
 #[map]
 static STREAMS: LruHashMap<StreamKey, Flow> = LruHashMap::with_max_entries(1, 0);
@@ -102,38 +99,26 @@ pub(crate) struct Kernel<'a, C: EbpfContext>(pub(crate) &'a C);
 // flow, whose figures are then off; memory stays valid.
 unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     #[inline(always)]
-    fn flow4(&self, key: &FlowKey4) -> Option<&Flow> {
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
         // SAFETY: see above.
-        unsafe { FLOWS4.get(key) }
+        unsafe { FLOWS.get(key) }
     }
 
     #[inline(always)]
-    fn flow6(&self, key: &FlowKey6) -> Option<&Flow> {
-        // SAFETY: see above.
-        unsafe { FLOWS6.get(key) }
-    }
-
-    #[inline(always)]
-    fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow> {
+    fn insert_flow(&self, key: &FlowKey) -> Option<&Flow> {
         // Another core may have been first, which is as good.
-        let _ = FLOWS4.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
-        self.flow4(key)
+        let _ = FLOWS.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
+        self.flow(key)
     }
 
     #[inline(always)]
-    fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow> {
-        let _ = FLOWS6.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
-        self.flow6(key)
-    }
-
-    #[inline(always)]
-    fn connection(&self, key: &FlowKey6) -> Option<&Connection> {
+    fn connection(&self, key: &FlowKey) -> Option<&Connection> {
         // SAFETY: see above.
         unsafe { CONNECTIONS.get(key) }
     }
 
     #[inline(always)]
-    fn insert_connection(&self, key: &FlowKey6) -> Option<&Connection> {
+    fn insert_connection(&self, key: &FlowKey) -> Option<&Connection> {
         let _ = CONNECTIONS.insert(key, &NEW_CONNECTION, BPF_NOEXIST as u64);
         self.connection(key)
     }

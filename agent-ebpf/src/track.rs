@@ -8,8 +8,8 @@ use core::{hint::black_box, ops::ControlFlow};
 
 use crate::{
     abi::{
-        ABORTED, Address, Counter, ExchangeEvent, FlowKey4, FlowKey6, PIPELINED, Protocol, ServiceKey,
-        StreamKey, client_key,
+        ABORTED, Address, Counter, ExchangeEvent, FlowKey, PIPELINED, Protocol, ServiceKey, StreamKey,
+        client_key,
     },
     answer,
     client::Client,
@@ -31,17 +31,13 @@ use crate::{
 /// the last because a flow's packets of one direction share a queue or their socket's lock.)
 pub unsafe trait Tables {
     /// Looks a flow up.
-    fn flow4(&self, key: &FlowKey4) -> Option<&Flow>;
-    /// Looks a flow up.
-    fn flow6(&self, key: &FlowKey6) -> Option<&Flow>;
+    fn flow(&self, key: &FlowKey) -> Option<&Flow>;
     /// Enters an empty flow.
-    fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow>;
-    /// Enters an empty flow.
-    fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow>;
+    fn insert_flow(&self, key: &FlowKey) -> Option<&Flow>;
     /// Looks an HTTP/2 connection up.
-    fn connection(&self, key: &FlowKey6) -> Option<&http2::Connection>;
+    fn connection(&self, key: &FlowKey) -> Option<&http2::Connection>;
     /// Enters an HTTP/2 connection.
-    fn insert_connection(&self, key: &FlowKey6) -> Option<&http2::Connection>;
+    fn insert_connection(&self, key: &FlowKey) -> Option<&http2::Connection>;
     /// Looks an HTTP/2 stream up, which is kept as a flow.
     fn stream(&self, key: &StreamKey) -> Option<&Flow>;
     /// Enters an HTTP/2 stream.
@@ -241,7 +237,7 @@ fn segment<'a, P: Packet, T: Tables>(packet: &P, tables: &'a T, direction: Direc
 
 #[inline(always)]
 pub(crate) fn lookup<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
-    if segment.v4 { tables.flow4(&segment.key4()) } else { tables.flow6(&segment.key6()) }
+    tables.flow(&segment.key)
 }
 
 /// Enters a flow for a segment that begins one: a SYN or data, to a service.
@@ -250,14 +246,13 @@ fn insert<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
     if segment.payload_len == 0 && !segment.has(SYN) || segment.has(RST) {
         return None;
     }
-    let port = segment.server_port;
+    let port = segment.key.server_port;
     if !tables.is_service(&ServiceKey { address: [0; 4], port, pad: 0 })
-        && !tables.is_service(&ServiceKey { address: segment.server, port, pad: 0 })
+        && !tables.is_service(&ServiceKey { address: segment.key.server, port, pad: 0 })
     {
         return None;
     }
-    let flow =
-        if segment.v4 { tables.insert_flow4(&segment.key4()) } else { tables.insert_flow6(&segment.key6()) };
+    let flow = tables.insert_flow(&segment.key);
     if flow.is_none() {
         tables.count(Counter::FlowInsert);
     }
@@ -412,10 +407,10 @@ fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
 pub(crate) fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, flags: u8) {
     let totals = flow.totals(turn);
     let emitted = tables.emit(|event| {
-        event.client = segment.client;
-        event.server = segment.server;
-        event.client_port = u16::from_be(segment.client_port);
-        event.server_port = u16::from_be(segment.server_port);
+        event.client = segment.key.client;
+        event.server = segment.key.server;
+        event.client_port = u16::from_be(segment.key.client_port);
+        event.server_port = u16::from_be(segment.key.server_port);
         flow.describe(turn, flags, event);
     });
     if !emitted {
@@ -457,7 +452,7 @@ fn report<T: Tables>(
 
 #[inline(always)]
 pub(crate) fn client<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> {
-    let client = tables.client(&client_key(&segment.client, &tables.ipv6_mask()));
+    let client = tables.client(&client_key(&segment.key.client, &tables.ipv6_mask()));
     if client.is_none() {
         tables.count(Counter::ClientInsert);
     }

@@ -57,8 +57,7 @@ impl Programs {
         globals.set(&mut loader);
         let mut ebpf = loader
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
-            .map_max_entries("FLOWS4", 65_536)
-            .map_max_entries("FLOWS6", 65_536)
+            .map_max_entries("FLOWS", 65_536)
             .map_max_entries("CLIENTS", 65_536)
             .map_max_entries("CONNECTIONS", 4_096)
             .map_max_entries("STREAMS", 16_384)

@@ -1,4 +1,4 @@
-//! The flow maps, swept: exchanges that are over although nothing says so, flows that are closed, and
+//! The flow map, swept: exchanges that are over although nothing says so, flows that are closed, and
 //! which flows a client has.
 //!
 //! The kernel ends an exchange when the client asks again or the connection closes. A client that keeps
@@ -16,10 +16,7 @@ use std::{
 
 use aya::maps::{Array, HashMap as Map, IterableMap as _, MapData, MapFd};
 use hydrometer_ebpf::{
-    abi::{
-        self, Address, DERIVED, ExchangeEvent, FlowKey4, FlowKey6, StreamKey, V4_MAPPED, client_key, ip,
-        is_v4,
-    },
+    abi::{self, Address, DERIVED, ExchangeEvent, FlowKey, StreamKey, client_key, ip},
     flow::Flow,
     packet::{TCP, UDP},
 };
@@ -32,6 +29,7 @@ use super::{
 };
 use crate::{traffic::Traffic, wire};
 
+type Key = [u32; size_of::<FlowKey>() / 4];
 type Words = [u64; size_of::<Flow>() / 8];
 
 /// Entries read at a time.
@@ -41,30 +39,20 @@ const PIECES: usize = 64;
 /// How long a closed flow stays for those who look, nanoseconds.
 const CLOSED_STAYS: u64 = 5_000_000_000;
 
-/// The key of a flow of either family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    V4([u32; 4]),
-    V6([u32; 10]),
-}
-
 /// One turn of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Turn {
-    flow: Key,
+    flow: FlowKey,
     flow_start: u64,
     number: u32,
 }
 
-/// The flow maps and what the sweep remembers.
+/// The flow map and what the sweep remembers.
 pub(super) struct Flows {
-    four: Map<MapData, [u32; 4], Words>,
-    six: Map<MapData, [u32; 10], Words>,
-    pieces4: Batches<[u32; 4], Words>,
-    pieces6: Batches<[u32; 10], Words>,
+    map: Map<MapData, Key, Words>,
+    pieces: Batches<Key, Words>,
     /// HTTP/2 streams. Their ends show, so the sweep leaves them alone.
     streams: Map<MapData, [u32; 12], Words>,
-    family: Family,
     pass: Pass,
     /// The pass before: complete.
     last: Pass,
@@ -85,38 +73,27 @@ struct HandedOut {
     answer_bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
-}
-
-/// What one walk over both maps found.
+/// What one walk over the map found.
 #[derive(Debug, Default)]
 struct Pass {
-    by_client: HashMap<Address, Vec<Key>>,
-    entries4: u64,
-    entries6: u64,
+    by_client: HashMap<Address, Vec<FlowKey>>,
+    entries: u64,
     /// Closed for long enough, with their first packet.
-    closed: Vec<(Key, u64)>,
+    closed: Vec<(FlowKey, u64)>,
 }
 
 impl Flows {
     pub(super) fn new(
-        four: Map<MapData, [u32; 4], Words>,
-        six: Map<MapData, [u32; 10], Words>,
+        map: Map<MapData, Key, Words>,
         streams: Map<MapData, [u32; 12], Words>,
         tickets: Array<MapData, u32>,
         traffic: Traffic,
     ) -> Self {
         Self {
             traffic,
-            four,
-            six,
-            pieces4: Batches::new(PIECE, [0; 4], Flow::default().into()),
-            pieces6: Batches::new(PIECE, [0; 10], Flow::default().into()),
+            map,
+            pieces: Batches::new(PIECE, FlowKey::default().into(), Flow::default().into()),
             streams,
-            family: Family::V4,
             pass: Pass::default(),
             last: Pass::default(),
             handed_out: HashMap::new(),
@@ -139,14 +116,14 @@ impl Flows {
         self.resumed
     }
 
-    /// Entries of the IPv4 and the IPv6 map, as of the last complete walk.
-    pub(super) fn entries(&self) -> (u64, u64) {
-        (self.last.entries4, self.last.entries6)
+    /// Entries, as of the last complete walk.
+    pub(super) fn entries(&self) -> u64 {
+        self.last.entries
     }
 
-    /// The maps' descriptors: IPv4, IPv6, streams.
-    pub(super) fn maps(&self) -> [&MapFd; 3] {
-        [self.four.map().fd(), self.six.map().fd(), self.streams.map().fd()]
+    /// The maps' descriptors: flows, streams.
+    pub(super) fn maps(&self) -> [&MapFd; 2] {
+        [self.map.map().fd(), self.streams.map().fd()]
     }
 
     /// Walks on, and hands out answered exchanges that have been quiet for `quiet`.
@@ -160,25 +137,22 @@ impl Flows {
         Ok(())
     }
 
-    /// Walks all maps from begin to end and hands out every exchange that is open.
+    /// Walks the maps from begin to end and hands out every exchange that is open.
     pub(super) fn flush(&mut self, out: &mut Vec<Exchange>) -> io::Result<()> {
-        self.pieces4.restart();
-        self.pieces6.restart();
-        (self.family, self.pass) = (Family::V4, Pass::default());
+        self.pieces.restart();
+        self.pass = Pass::default();
         while self.piece(None, out)? == Progress::More {}
         let mut pieces = Batches::new(PIECE, [0; 12], Flow::default().into());
         let (epoch, prefix) = (clock::epoch(), self.traffic.ipv6_prefix);
         let mut stream = |key: &[u32; 12], words: &Words| {
-            let StreamKey { flow: key, .. } = (*key).into();
-            let ports = (key.client_port, key.server_port);
-            let event = Flow::from(*words).open((key.client, key.server), ports);
+            let event = Flow::from(*words).open(&StreamKey::from(*key).flow);
             out.extend(event.map(|event| wire::exchange(&event, epoch, prefix)));
         };
         while pieces.next(self.streams.map().fd(), &mut stream)? == Progress::More {}
         Ok(())
     }
 
-    /// One piece; the end is that of a walk over both maps.
+    /// One piece.
     fn piece(&mut self, quiet: Option<u64>, out: &mut Vec<Exchange>) -> io::Result<Progress> {
         let mut reader = Reader {
             now: clock::monotonic(),
@@ -191,26 +165,12 @@ impl Flows {
             traffic: self.traffic,
             out,
         };
-        let progress = match self.family {
-            Family::V4 => {
-                self.pieces4.next(self.four.map().fd(), |key, words| reader.entry(Key::V4(*key), words))
-            }
-            Family::V6 => {
-                self.pieces6.next(self.six.map().fd(), |key, words| reader.entry(Key::V6(*key), words))
-            }
-        }?;
-        Ok(match (self.family, progress) {
-            (_, Progress::More) => Progress::More,
-            (Family::V4, Progress::End) => {
-                self.family = Family::V6;
-                Progress::More
-            }
-            (Family::V6, Progress::End) => {
-                self.family = Family::V4;
-                self.end_pass();
-                Progress::End
-            }
-        })
+        let progress =
+            self.pieces.next(self.map.map().fd(), |key, words| reader.entry((*key).into(), words))?;
+        if progress == Progress::End {
+            self.end_pass();
+        }
+        Ok(progress)
     }
 
     fn end_pass(&mut self) {
@@ -222,10 +182,7 @@ impl Flows {
                 .is_some_and(|flow| flow.closed.get() != 0 && flow.first_seen.get() == first_seen);
             if is_closed {
                 // It may have been evicted meanwhile.
-                let _ = match key {
-                    Key::V4(key) => self.four.remove(&key),
-                    Key::V6(key) => self.six.remove(&key),
-                };
+                let _ = self.map.remove(&key.into());
             }
         }
         // A flow that was evicted will never send its record.
@@ -234,12 +191,8 @@ impl Flows {
         self.passes += 1;
     }
 
-    fn read(&self, key: &Key) -> Option<Flow> {
-        let words = match key {
-            Key::V4(key) => self.four.get(key, 0),
-            Key::V6(key) => self.six.get(key, 0),
-        };
-        words.ok().map(Flow::from)
+    fn read(&self, key: &FlowKey) -> Option<Flow> {
+        self.map.get(&(*key).into(), 0).ok().map(Flow::from)
     }
 
     /// Flows of one client as they are now, most recent first.
@@ -250,7 +203,7 @@ impl Flows {
         let unique: HashSet<_> = keys.collect();
         let epoch = clock::epoch();
         let mut flows: Vec<_> =
-            unique.into_iter().filter_map(|key| Some(snapshot(*key, self.read(key)?, epoch))).collect();
+            unique.into_iter().filter_map(|key| Some(snapshot(key, self.read(key)?, epoch))).collect();
         flows.sort_by_key(|flow| Reverse(flow.last_seen));
         flows.truncate(limit);
         flows
@@ -272,19 +225,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn entry(&mut self, key: Key, words: &Words) {
+    fn entry(&mut self, key: FlowKey, words: &Words) {
         let flow = Flow::from(*words);
-        let (client, server, ports) = key.ends();
-        match key {
-            Key::V4(_) => self.pass.entries4 += 1,
-            Key::V6(_) => self.pass.entries6 += 1,
-        }
-        let client_key = client_key(&client, &self.traffic.ipv6_mask());
+        self.pass.entries += 1;
+        let client_key = client_key(&key.client, &self.traffic.ipv6_mask());
         self.pass.by_client.entry(client_key).or_default().push(key);
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {
             self.pass.closed.push((key, flow.first_seen.get()));
         }
-        let Some(event) = flow.open((client, server), ports) else { return };
+        let Some(event) = flow.open(&key) else { return };
         let over = match self.quiet {
             None => true,
             Some(quiet) => self.is_answered(&flow, &event) && self.now.saturating_sub(event.last) >= quiet,
@@ -314,34 +263,15 @@ impl Reader<'_> {
 
 impl Turn {
     fn of(event: &ExchangeEvent) -> Self {
-        let (client_port, server_port) = (event.client_port.to_be(), event.server_port.to_be());
         let is_quic = abi::Protocol::from_number(event.protocol) == abi::Protocol::Quic;
-        let transport = u32::from(if is_quic { UDP } else { TCP });
-        let flow = if is_v4(&event.client) {
-            let (client, server) = (event.client[3], event.server[3]);
-            Key::V4(FlowKey4 { client, server, client_port, server_port, transport }.into())
-        } else {
-            let (client, server) = (event.client, event.server);
-            Key::V6(FlowKey6 { client, server, client_port, server_port, transport }.into())
+        let flow = FlowKey {
+            client: event.client,
+            server: event.server,
+            client_port: event.client_port.to_be(),
+            server_port: event.server_port.to_be(),
+            transport: u32::from(if is_quic { UDP } else { TCP }),
         };
         Self { flow, flow_start: event.flow_start, number: event.turn }
-    }
-}
-
-impl Key {
-    /// Client, server, and their ports in network order.
-    fn ends(self) -> (Address, Address, (u16, u16)) {
-        match self {
-            Self::V4(words) => {
-                let key = FlowKey4::from(words);
-                let mapped = |address| [0, 0, V4_MAPPED, address];
-                (mapped(key.client), mapped(key.server), (key.client_port, key.server_port))
-            }
-            Self::V6(words) => {
-                let key = FlowKey6::from(words);
-                (key.client, key.server, (key.client_port, key.server_port))
-            }
-        }
     }
 }
 
@@ -349,15 +279,14 @@ fn last_seen(flow: &Flow) -> u64 {
     flow.first_seen.get().max(flow.asked.end.get()).max(flow.answered.last.get())
 }
 
-fn snapshot(key: Key, mut flow: Flow, epoch: Nanos) -> FlowSnapshot {
-    let (client, server, ports) = key.ends();
-    let event = flow.open((client, server), ports);
+fn snapshot(key: &FlowKey, mut flow: Flow, epoch: Nanos) -> FlowSnapshot {
+    let event = flow.open(key);
     let protocol = wire::protocol(flow.protocol() as u8);
     let derived = event.is_some_and(|event| event.flags & DERIVED != 0);
     FlowSnapshot {
-        client: ip(client),
-        client_port: u16::from_be(ports.0),
-        service: Service { address: Some(ip(server)), port: u16::from_be(ports.1) },
+        client: ip(key.client),
+        client_port: u16::from_be(key.client_port),
+        service: Service { address: Some(ip(key.server)), port: u16::from_be(key.server_port) },
         protocol,
         first_seen: epoch + Duration::from_nanos(flow.first_seen.get()),
         last_seen: epoch + Duration::from_nanos(last_seen(&flow)),

@@ -63,8 +63,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
     globals.set(&mut loader);
     let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, true)
-        .map_max_entries("FLOWS4", options.max_flows)
-        .map_max_entries("FLOWS6", options.max_flows)
+        .map_max_entries("FLOWS", options.max_flows)
         .map_max_entries("CLIENTS", options.max_clients)
         .map_max_entries("CONNECTIONS", options.max_streams)
         .map_max_entries("STREAMS", options.max_streams)

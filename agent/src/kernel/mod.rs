@@ -306,8 +306,7 @@ impl Kernel {
         let ring = load::take(&mut ebpf, "EXCHANGES")?;
         let hello_ring = load::take(&mut ebpf, "HELLOS")?;
         let flows = Flows::new(
-            load::take(&mut ebpf, "FLOWS4")?,
-            load::take(&mut ebpf, "FLOWS6")?,
+            load::take(&mut ebpf, "FLOWS")?,
             load::take(&mut ebpf, "STREAMS")?,
             load::take(&mut ebpf, "TICKETS")?,
             options.traffic,

@@ -26,11 +26,9 @@ pub(super) fn programs(ebpf: &Ebpf) -> Vec<ProgramStatus> {
 
 /// The maps that grow with the traffic, and the ring buffer.
 pub(super) fn maps(kernel: &Kernel) -> Vec<MapStatus> {
-    let (flows4, flows6) = kernel.flows.entries();
-    let [four, six, streams] = kernel.flows.maps();
+    let [flows, streams] = kernel.flows.maps();
     [
-        map("flows4", four.as_fd(), Some(flows4)),
-        map("flows6", six.as_fd(), Some(flows6)),
+        map("flows", flows.as_fd(), Some(kernel.flows.entries())),
         map("streams", streams.as_fd(), None),
         map("clients", kernel.clients.fd().as_fd(), Some(kernel.clients.entries())),
         map("exchanges", kernel.ring.as_fd(), None),

@@ -12,8 +12,8 @@ use std::{
 
 use hydrometer_ebpf::{
     abi::{
-        Address, COUNTERS, Counter, Counters, ExchangeEvent, FlowKey4, FlowKey6, ServiceKey, StreamKey,
-        V4_MAPPED, address, client_key,
+        Address, COUNTERS, Counter, Counters, ExchangeEvent, FlowKey, ServiceKey, StreamKey, address,
+        client_key,
     },
     client::Client,
     flow::Flow,
@@ -65,9 +65,8 @@ impl Packet for Captured<'_> {
 #[derive(Debug, Default)]
 pub struct Replay {
     services: HashSet<ServiceKey>,
-    flows4: Table<FlowKey4, Flow>,
-    flows6: Table<FlowKey6, Flow>,
-    connections: Table<FlowKey6, Connection>,
+    flows: Table<FlowKey, Flow>,
+    connections: Table<FlowKey, Connection>,
     streams: Table<StreamKey, Flow>,
     clients: Table<Address, Client>,
     traffic: Traffic,
@@ -145,9 +144,8 @@ impl Replay {
     /// Exchanges still open: the capture is over.
     pub fn flush(&self) -> Vec<ExchangeEvent> {
         let mut open = Vec::new();
-        self.flows4.each(|key, flow| open.extend(open4(key, flow)));
-        self.flows6.each(|key, flow| open.extend(open6(key, flow)));
-        self.streams.each(|key, stream| open.extend(open6(&key.flow, stream)));
+        self.flows.each(|key, flow| open.extend(flow.open(key)));
+        self.streams.each(|key, stream| open.extend(stream.open(&key.flow)));
         open.sort_by_key(|event| event.start);
         open
     }
@@ -155,9 +153,8 @@ impl Replay {
     /// Makes room. What has to go is treated as at the end of the capture.
     fn settle(&mut self) {
         let events = self.events.get_mut();
-        self.flows4.settle(|key, flow| events.extend(open4(key, flow)));
-        self.flows6.settle(|key, flow| events.extend(open6(key, flow)));
-        self.streams.settle(|key, stream| events.extend(open6(&key.flow, stream)));
+        self.flows.settle(|key, flow| events.extend(flow.open(key)));
+        self.streams.settle(|key, stream| events.extend(stream.open(&key.flow)));
         self.connections.settle(|_, _| ());
         self.clients.settle(|_, _| ());
     }
@@ -178,41 +175,22 @@ impl Replay {
     }
 }
 
-/// The open exchange of an IPv4 flow.
-fn open4(key: &FlowKey4, flow: &Flow) -> Option<ExchangeEvent> {
-    let addresses = ([0, 0, V4_MAPPED, key.client], [0, 0, V4_MAPPED, key.server]);
-    flow.open(addresses, (key.client_port, key.server_port))
-}
-
-/// The open exchange of an IPv6 flow or of a stream.
-fn open6(key: &FlowKey6, flow: &Flow) -> Option<ExchangeEvent> {
-    flow.open((key.client, key.server), (key.client_port, key.server_port))
-}
-
 // SAFETY: values are freed only between two packets, and `Replay` is not `Sync`, so packets are handled one
 // at a time.
 unsafe impl Tables for Replay {
-    fn flow4(&self, key: &FlowKey4) -> Option<&Flow> {
-        self.flows4.get(key)
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.get(key)
     }
 
-    fn flow6(&self, key: &FlowKey6) -> Option<&Flow> {
-        self.flows6.get(key)
+    fn insert_flow(&self, key: &FlowKey) -> Option<&Flow> {
+        Some(self.flows.insert(*key))
     }
 
-    fn insert_flow4(&self, key: &FlowKey4) -> Option<&Flow> {
-        Some(self.flows4.insert(*key))
-    }
-
-    fn insert_flow6(&self, key: &FlowKey6) -> Option<&Flow> {
-        Some(self.flows6.insert(*key))
-    }
-
-    fn connection(&self, key: &FlowKey6) -> Option<&Connection> {
+    fn connection(&self, key: &FlowKey) -> Option<&Connection> {
         self.connections.get(key)
     }
 
-    fn insert_connection(&self, key: &FlowKey6) -> Option<&Connection> {
+    fn insert_connection(&self, key: &FlowKey) -> Option<&Connection> {
         Some(self.connections.insert(*key))
     }
 
