@@ -206,7 +206,7 @@ plain! {
     ExchangeEvent: [u64; 18],
     crate::flow::Flow: [u64; 37],
     crate::hello::HelloEvent: [u64; 7],
-    crate::client::Client: [u64; 43],
+    crate::client::Client: [u64; 12],
 }
 
 impl ExchangeEvent {

@@ -1,40 +1,11 @@
-//! Counters and histograms of one client, the values of the client map.
+//! Counters of one client, the values of the client map.
 //!
 //! Invariant: counters only grow, and every addition is atomic, so that any core may make it.
 
 use crate::{
     abi::{ExchangeEvent, SIZE_CLASSES},
-    cell::{Shared32, Shared64},
+    cell::Shared64,
 };
-
-/// Buckets of a client's histograms.
-pub const BUCKETS: usize = 20;
-/// Lower bound of bucket 0 of the size histograms, bytes.
-pub const FIRST_SIZE: u64 = 64;
-/// Lower bound of bucket 0 of the inter-arrival histogram, nanoseconds.
-pub const FIRST_INTERVAL: u64 = 1_000_000;
-
-/// Counts per power of two: bucket i holds values from first * 2^i up to first * 2^(i+1); the first
-/// also holds all smaller values, the last all larger ones.
-#[repr(transparent)]
-#[derive(Debug, Default)]
-pub struct Histogram([Shared32; BUCKETS]);
-
-impl Histogram {
-    /// Adds one value, in units of the first bucket's lower bound.
-    #[inline(always)]
-    fn add(&self, units: u64) {
-        let bucket = log2(units | 1) as usize;
-        if let Some(count) = self.0.get(if bucket < BUCKETS { bucket } else { BUCKETS - 1 }) {
-            count.add(1);
-        }
-    }
-
-    /// The counts.
-    pub fn counts(&self) -> [u64; BUCKETS] {
-        core::array::from_fn(|bucket| self.0[bucket].get() as u64)
-    }
-}
 
 /// One client. Times are nanoseconds of the kernel's monotonic clock.
 #[repr(C)]
@@ -44,8 +15,6 @@ pub struct Client {
     pub first_seen: Shared64,
     /// Last packet.
     pub last_seen: Shared64,
-    /// Begin of the last request.
-    pub last_request: Shared64,
     /// Packets from the client.
     pub ingress_packets: Shared64,
     /// IP bytes from the client.
@@ -66,15 +35,9 @@ pub struct Client {
     pub request_bytes: Shared64,
     /// Application bytes answered, over ended exchanges.
     pub answer_bytes: Shared64,
-    /// Request sizes from [`FIRST_SIZE`].
-    pub request_sizes: Histogram,
-    /// Answer sizes from [`FIRST_SIZE`].
-    pub answer_sizes: Histogram,
-    /// Time between the beginnings of requests, from [`FIRST_INTERVAL`].
-    pub intervals: Histogram,
 }
 
-const _: () = assert!(size_of::<Client>() == 344);
+const _: () = assert!(size_of::<Client>() == 96);
 
 impl Client {
     /// A packet was seen.
@@ -86,24 +49,12 @@ impl Client {
         self.last_seen.set(now);
     }
 
-    /// A request began.
-    #[inline(always)]
-    pub(crate) fn asked(&self, now: u64) {
-        self.requests.add(1);
-        let before = self.last_request.swap(now);
-        if before != 0 && before < now {
-            self.intervals.add((now - before) / FIRST_INTERVAL);
-        }
-    }
-
     /// An exchange ended.
     #[inline(always)]
     pub(crate) fn ended(&self, request_bytes: u64, answer_bytes: u64) {
         self.exchanges.add(1);
         self.request_bytes.add(request_bytes);
         self.answer_bytes.add(answer_bytes);
-        self.request_sizes.add(request_bytes / FIRST_SIZE);
-        self.answer_sizes.add(answer_bytes / FIRST_SIZE);
     }
 }
 
@@ -198,12 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_values_fall_into_the_outer_buckets() {
-        let histogram = Histogram::default();
-        histogram.add(0);
-        histogram.add(u64::MAX);
-        let counts = histogram.counts();
-        assert_eq!((counts[0], counts[BUCKETS - 1]), (1, 1));
+    fn absurd_sizes_fall_into_the_outer_classes() {
         assert_eq!((size_class(0), size_class(u32::MAX)), (0, SIZE_CLASSES - 1));
     }
 }

@@ -376,7 +376,7 @@ impl<'a, T: Tables> Streams<'a, T> {
         let Self { tables, segment, flow, connection, now } = self;
         connection.newest.set(key.stream);
         if let Some(client) = track::client(*tables, segment) {
-            client.asked(*now);
+            client.requests.add(1);
         }
         let Some(stream) = tables.insert_stream(key) else {
             tables.count(Counter::StreamLost);

@@ -18,7 +18,7 @@
 //! quic.rs     HTTP/3: which datagrams are requests, which are answers
 //!    │
 //! flow.rs     the state of one connection, and how an exchange ends
-//! client.rs   counters and histograms of one client
+//! client.rs   counters of one client
 //! abi.rs      what kernel and userspace share
 //! cell.rs     memory that two cores touch
 //! ```

@@ -397,7 +397,7 @@ fn settle<T: Tables>(
     if found.early == EarlyData::Accepted
         && let Some(client) = track::client(tables, segment)
     {
-        client.asked(flow.asked.start.get());
+        client.requests.add(1);
     }
     if found.begins {
         return Some(Begun { bytes: found.bytes, mode: found.mode, early: found.early == EarlyData::Begins });

@@ -367,7 +367,7 @@ pub(crate) fn begin<T: Tables>(
     if !begun.early
         && let Some(client) = client(tables, segment)
     {
-        client.asked(now);
+        client.requests.add(1);
     }
 }
 
@@ -398,7 +398,7 @@ fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
     flow.answered.begin(turn);
     flow.answered.shared.set(1);
     if let Some(client) = client(tables, segment) {
-        client.asked(flow.asked.start.get());
+        client.requests.add(1);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hydrometer_engine::{
     Accuracy, ClientView, Ending, Exchange, Nanos, Protocol, Service, WindowFeatures,
     anomaly::{self, Anomaly, AnomalyKind, Severity},
+    histogram::{self, Histogram},
 };
 use hydrometer_proto::v1;
 
@@ -18,14 +19,6 @@ pub fn client(
     counters: Option<&kernel::ClientSnapshot>,
     open_anomalies: Vec<String>,
 ) -> v1::Client {
-    let (request_sizes, answer_sizes, interarrival) = match counters {
-        Some(kernel) => (
-            Some(histogram(&kernel.request_sizes, 64.0, "bytes")),
-            Some(histogram(&kernel.answer_sizes, 64.0, "bytes")),
-            Some(histogram(&kernel.interarrival, 1.0, "ms")),
-        ),
-        None => (None, None, None),
-    };
     let first_seen = counters.map_or(view.first_seen, |kernel| kernel.first_seen);
     let last_seen = counters.map_or(view.last_seen, |kernel| kernel.last_seen);
     v1::Client {
@@ -34,9 +27,9 @@ pub fn client(
         last_seen: Some(timestamp(last_seen)),
         counters: Some(self::counters(&view, counters)),
         windows: view.windows.iter().map(window).collect(),
-        request_sizes,
-        answer_sizes,
-        interarrival,
+        request_sizes: Some(sizes(&view.request_sizes)),
+        answer_sizes: Some(sizes(&view.answer_sizes)),
+        interarrival: Some(times(&view.intervals)),
         services: view.services.iter().map(service).collect(),
         protocols: view.protocols.iter().map(|&spoken| protocol(spoken).into()).collect(),
         accuracy: accuracy(view.accuracy).into(),
@@ -71,8 +64,17 @@ fn counters(view: &ClientView, kernel: Option<&kernel::ClientSnapshot>) -> v1::C
     }
 }
 
-fn histogram(counts: &[u64], lower_bound: f64, unit: &str) -> v1::Histogram {
-    v1::Histogram { counts: counts.to_vec(), lower_bound, unit: unit.to_owned() }
+fn sizes(histogram: &Histogram) -> v1::Histogram {
+    self::histogram(histogram, histogram::FIRST_SIZE as f64, "bytes")
+}
+
+fn times(histogram: &Histogram) -> v1::Histogram {
+    self::histogram(histogram, histogram::FIRST_TIME.as_secs_f64() * 1e3, "ms")
+}
+
+fn histogram(histogram: &Histogram, lower_bound: f64, unit: &str) -> v1::Histogram {
+    let counts = histogram.counts().map(u64::from).into();
+    v1::Histogram { counts, lower_bound, unit: unit.to_owned() }
 }
 
 fn window(features: &WindowFeatures) -> v1::WindowFeatures {

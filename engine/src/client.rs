@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use crate::{
     Accuracy, ClientId, ClientView, Ending, Exchange, Nanos, Protocol, Service, Totals,
     baseline::OwnPast,
+    histogram::Histogram,
     lifecycle::Lifecycle,
     window::{RING, Sample, WINDOWS, Window},
 };
@@ -34,6 +35,9 @@ pub(crate) struct Client {
     first_seen: Nanos,
     last_seen: Nanos,
     totals: Totals,
+    request_sizes: Histogram,
+    answer_sizes: Histogram,
+    intervals: Histogram,
     services: Vec<Service>,
     protocols: Vec<Protocol>,
     accuracy: Accuracy,
@@ -54,6 +58,9 @@ impl Client {
             first_seen,
             last_seen: first_seen,
             totals: Totals::default(),
+            request_sizes: Histogram::default(),
+            answer_sizes: Histogram::default(),
+            intervals: Histogram::default(),
             services: Vec::new(),
             protocols: Vec::new(),
             accuracy: Accuracy::Exact,
@@ -71,6 +78,8 @@ impl Client {
         self.totals.request_bytes = self.totals.request_bytes.saturating_add(exchange.request_bytes);
         self.totals.answer_bytes = self.totals.answer_bytes.saturating_add(exchange.answer_bytes);
         self.totals.aborted += u64::from(exchange.ending == Ending::Aborted);
+        self.request_sizes.add_size(exchange.request_bytes);
+        self.answer_sizes.add_size(exchange.answer_bytes);
         self.accuracy = self.accuracy.max(exchange.accuracy);
         remember(&mut self.services, &exchange.service, MAX_SERVICES);
         remember(&mut self.protocols, &exchange.protocol, usize::MAX);
@@ -79,9 +88,26 @@ impl Client {
             remember(&mut self.ja4, ja4, MAX_JA4);
         }
         let at = self.recent.partition_point(|held| held.start <= exchange.start);
+        self.count_intervals(at, exchange.start);
         self.recent.insert(at, Exchange { ja4: ja4.cloned(), ..exchange.clone() });
         if self.recent.len() > MAX_RECENT {
             self.recent.pop_front();
+        }
+    }
+
+    /// Counts the intervals to the neighbours of an exchange that will be at `at` among the recent, in place of
+    /// that between them: exchanges arrive when they end, not in the order in which they began.
+    fn count_intervals(&mut self, at: usize, start: Nanos) {
+        let before = at.checked_sub(1).map(|before| self.recent[before].start);
+        let after = self.recent.get(at).map(|after| after.start);
+        if let (Some(before), Some(after)) = (before, after) {
+            self.intervals.remove_time(after.since(before));
+        }
+        if let Some(before) = before {
+            self.intervals.add_time(start.since(before));
+        }
+        if let Some(after) = after {
+            self.intervals.add_time(after.since(start));
         }
     }
 
@@ -117,6 +143,9 @@ impl Client {
             first_seen: self.first_seen,
             last_seen: self.last_seen,
             totals: self.totals,
+            request_sizes: self.request_sizes,
+            answer_sizes: self.answer_sizes,
+            intervals: self.intervals,
             windows: WINDOWS.iter().map(|window| self.window.features(now, *window)).collect(),
             rate_series: self.window.rate_series(now),
             services: self.services.clone(),
@@ -195,6 +224,19 @@ mod tests {
         assert_eq!(client.lifecycle.advance(at(104), &config).len(), 1, "it closes");
         client.settle(at(108));
         assert_eq!(client.past.quantile(1.0), None, "nothing of the anomaly is learnt afterwards either");
+    }
+
+    #[test]
+    fn intervals_are_those_between_begins_in_whatever_order_exchanges_end() {
+        let mut client = Client::new(Nanos(0));
+        for begin_ms in [0, 400, 100, 300] {
+            client.count(&Exchange { start: Nanos(begin_ms * 1_000_000), ..test_exchange() });
+        }
+        let mut expected = Histogram::default();
+        for interval_ms in [100, 200, 100] {
+            expected.add_time(std::time::Duration::from_millis(interval_ms));
+        }
+        assert_eq!(client.intervals, expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod config;
 mod detector;
 mod engine;
 mod exchange;
+pub mod histogram;
 mod lifecycle;
 mod record;
 mod time;

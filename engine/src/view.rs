@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::{
     Accuracy, ClientId, Exchange, Nanos, Protocol, Service,
     anomaly::{AnomalyKind, Series},
+    histogram::Histogram,
 };
 
 /// Everything the engine knows about one client.
@@ -20,6 +21,12 @@ pub struct ClientView {
     pub last_seen: Nanos,
     /// Counts since first seen.
     pub totals: Totals,
+    /// Application bytes of requests.
+    pub request_sizes: Histogram,
+    /// Application bytes of answers.
+    pub answer_sizes: Histogram,
+    /// Times between the begins of successive requests.
+    pub intervals: Histogram,
     /// Features over 10 s, 1 min and 10 min, in this order.
     pub windows: Vec<WindowFeatures>,
     /// Requests per second over each of the last 60 spans of 10 s, oldest first.

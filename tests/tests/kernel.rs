@@ -125,9 +125,9 @@ fn undated(hellos: Vec<(HelloEvent, Vec<u8>)>) -> Vec<(HelloEvent, Vec<u8>)> {
     hellos.into_iter().map(|(event, bytes)| (HelloEvent { flow_start: 0, ..event }, bytes)).collect()
 }
 
-/// A client's counters and size histograms.
+/// A client's counters.
 fn counts(client: &Client) -> Vec<u64> {
-    let mut counts = vec![
+    vec![
         client.ingress_packets.get(),
         client.ingress_bytes.get(),
         client.egress_packets.get(),
@@ -138,10 +138,7 @@ fn counts(client: &Client) -> Vec<u64> {
         client.exchanges.get(),
         client.request_bytes.get(),
         client.answer_bytes.get(),
-    ];
-    counts.extend(client.request_sizes.counts());
-    counts.extend(client.answer_sizes.counts());
-    counts
+    ]
 }
 
 fn captures() -> Vec<std::path::PathBuf> {

@@ -121,8 +121,5 @@ fn snapshot(id: ClientId, client: &Client) -> ClientSnapshot {
         exchanges: client.exchanges.get(),
         request_bytes: client.request_bytes.get(),
         answer_bytes: client.answer_bytes.get(),
-        request_sizes: client.request_sizes.counts().into(),
-        answer_sizes: client.answer_sizes.counts().into(),
-        interarrival: client.intervals.counts().into(),
     }
 }

@@ -184,12 +184,6 @@ pub struct ClientSnapshot {
     pub request_bytes: u64,
     /// Application bytes answered, over ended exchanges.
     pub answer_bytes: u64,
-    /// Request sizes: counts per power of two from 64 B (bucket i holds 64*2^i up to 64*2^(i+1)).
-    pub request_sizes: Vec<u64>,
-    /// Answer sizes, likewise.
-    pub answer_sizes: Vec<u64>,
-    /// Time between requests: counts per power of two from 1 ms.
-    pub interarrival: Vec<u64>,
 }
 
 /// One live flow, read from the kernel.
