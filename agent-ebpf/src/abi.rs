@@ -203,6 +203,7 @@ plain! {
     FlowKey: [u32; 10],
     ServiceKey: [u32; 5],
     StreamKey: [u32; 12],
+    crate::tunnel::Tunnels: [u16; 4],
     ExchangeEvent: [u64; 18],
     crate::flow::Flow: [u64; 37],
     crate::hello::HelloEvent: [u64; 7],
@@ -270,6 +271,8 @@ counters! {
     HeaderChain = "header_chain",
     /// IP fragments, whose payload is not followed.
     Fragment = "fragment",
+    /// A tunnel inside a tunnel, which is not opened: nothing in it is followed.
+    TunnelDepth = "tunnel_depth",
     /// A TCP header with an impossible length.
     TcpMalformed = "tcp_malformed",
     /// A flow could not be entered in the flow map and is not followed; raise max_flows.

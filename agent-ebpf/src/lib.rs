@@ -14,6 +14,7 @@
 //!    │        hello.rs   the bytes of a ClientHello, for userspace
 //!    │
 //! stage.rs    what only some packets need, each in a program of its own
+//! tunnel.rs   what is inside VXLAN, Geneve, GRE and IP in IP
 //! http2.rs    HTTP/2 in clear text, stream by stream
 //! quic.rs     HTTP/3: which datagrams are requests, which are answers
 //!    │
@@ -45,4 +46,5 @@ pub mod stage;
 mod stream;
 mod tls;
 pub mod track;
+pub mod tunnel;
 mod walk;

@@ -81,12 +81,43 @@ impl Segment {
     }
 }
 
-/// Why a frame is not followed: a reason to count, or nothing of ours.
-pub type Skip = Option<Counter>;
+/// Why a frame is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It is nobody's whom we watch.
+    Nobody,
+    /// It cannot be: the reason to count.
+    Lost(Counter),
+    /// It is nobody's whom we watch, if it is not a tunnel's.
+    Other(Outer),
+}
+
+/// What lies behind the IP header of a packet that is nobody's whom we watch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outer {
+    /// Where it begins in the frame; of UDP what is inside.
+    pub at: u32,
+    /// Destination port of UDP, network order.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Whether it is a part of what was sent.
+    pub is_fragment: bool,
+}
+
+impl Outer {
+    #[inline(always)]
+    fn new(protocol: u8, at: u32) -> Self {
+        Self { at, protocol, ..Self::default() }
+    }
+}
 
 const ETHERNET: u32 = 14;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+/// Ethertype of IPv4.
+pub(crate) const IPV4: u16 = 0x0800;
+/// Ethertype of IPv6.
+pub(crate) const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 const MAX_VLAN_TAGS: usize = 2;
@@ -100,26 +131,50 @@ pub fn parse<P: Packet>(
     direction: Direction,
     watched: impl FnOnce(u16) -> bool,
 ) -> Result<Segment, Skip> {
-    let (ethertype, offset) = ethernet(packet)?;
+    parse_frame(packet, 0, direction, watched)
+}
+
+/// Likewise, of an Ethernet frame that begins at `offset`.
+#[inline(always)]
+pub(crate) fn parse_frame<P: Packet>(
+    packet: &P,
+    offset: u32,
+    direction: Direction,
+    watched: impl FnOnce(u16) -> bool,
+) -> Result<Segment, Skip> {
+    let (ethertype, offset) = ethernet(packet, offset)?;
+    parse_packet(packet, ethertype, offset, direction, watched)
+}
+
+/// Likewise, of a packet of this ethertype that begins at `offset`.
+#[inline(always)]
+pub(crate) fn parse_packet<P: Packet>(
+    packet: &P,
+    ethertype: u16,
+    offset: u32,
+    direction: Direction,
+    watched: impl FnOnce(u16) -> bool,
+) -> Result<Segment, Skip> {
     let network = match ethertype {
         IPV4 => ipv4(packet, offset)?,
         IPV6 => ipv6(packet, offset)?,
-        VLAN | QINQ => return Err(Some(Counter::HeaderChain)),
-        _ => return Err(None),
+        VLAN | QINQ => return Err(Skip::Lost(Counter::HeaderChain)),
+        _ => return Err(Skip::Nobody),
     };
     transport(packet, direction, &network, watched)
 }
 
-/// The ethertype behind the VLAN tags, and where its packet begins.
+/// The ethertype behind the VLAN tags of the frame at `start`, and where its packet begins.
 #[inline(always)]
-fn ethernet<P: Packet>(packet: &P) -> Result<(u16, u32), Skip> {
-    let mut ethertype = u16::from_be_bytes(packet.load(ETHERNET - 2).ok_or(Some(Counter::FrameTruncated))?);
-    let mut offset = ETHERNET;
+fn ethernet<P: Packet>(packet: &P, start: u32) -> Result<(u16, u32), Skip> {
+    let mut ethertype =
+        u16::from_be_bytes(packet.load(start + ETHERNET - 2).ok_or(Skip::Lost(Counter::FrameTruncated))?);
+    let mut offset = start + ETHERNET;
     for _ in 0..MAX_VLAN_TAGS {
         if ethertype != VLAN && ethertype != QINQ {
             break;
         }
-        let tag: [u8; 4] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
+        let tag: [u8; 4] = packet.load(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
         ethertype = u16::from_be_bytes([tag[2], tag[3]]);
         offset += 4;
     }
@@ -141,24 +196,25 @@ struct Network {
 
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
-    let header: [u32; 5] = packet.words(offset).ok_or(Some(Counter::FrameTruncated))?;
+    let header: [u32; 5] = packet.words(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
     let [start, fragment, protocol, source, destination] = header;
     let start = u32::from_be(start);
     let header_len = (start >> 24 & 0x0f) * 4;
     if start >> 28 != 4 || header_len < 20 {
-        return Err(Some(Counter::IpMalformed));
+        return Err(Skip::Lost(Counter::IpMalformed));
     }
     let protocol = (u32::from_be(protocol) >> 16) as u8;
-    if protocol != TCP && protocol != UDP {
-        return Err(None);
-    }
     // More fragments, or a fragment offset.
-    if u32::from_be(fragment) & 0x3fff != 0 {
-        return Err(Some(Counter::Fragment));
+    let is_fragment = u32::from_be(fragment) & 0x3fff != 0;
+    if protocol != TCP && protocol != UDP {
+        return Err(Skip::Other(Outer { is_fragment, ..Outer::new(protocol, offset + header_len) }));
+    }
+    if is_fragment {
+        return Err(Skip::Lost(Counter::Fragment));
     }
     let bytes = total_length(packet, offset, start & 0xffff)?;
     if bytes < header_len {
-        return Err(Some(Counter::IpMalformed));
+        return Err(Skip::Lost(Counter::IpMalformed));
     }
     Ok(Network {
         source: [0, 0, V4_MAPPED, source],
@@ -172,16 +228,16 @@ fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
-    let header: [u32; 10] = packet.words(offset).ok_or(Some(Counter::FrameTruncated))?;
+    let header: [u32; 10] = packet.words(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
     if u32::from_be(header[0]) >> 28 != 6 {
-        return Err(Some(Counter::IpMalformed));
+        return Err(Skip::Lost(Counter::IpMalformed));
     }
     let payload = u32::from_be(header[1]) >> 16;
     let announced = if payload == 0 { 0 } else { payload + 40 };
     let bytes = total_length(packet, offset, announced)?;
     let (protocol, transport) = extensions(packet, offset + 40, (u32::from_be(header[1]) >> 8) as u8)?;
     if transport > offset + bytes {
-        return Err(Some(Counter::IpMalformed));
+        return Err(Skip::Lost(Counter::IpMalformed));
     }
     Ok(Network {
         source: [header[2], header[3], header[4], header[5]],
@@ -202,7 +258,7 @@ fn total_length<P: Packet>(packet: &P, offset: u32, announced: u32) -> Result<u3
         return Ok(present);
     }
     if announced > present {
-        return Err(Some(Counter::IpMalformed));
+        return Err(Skip::Lost(Counter::IpMalformed));
     }
     Ok(announced)
 }
@@ -221,19 +277,19 @@ fn extensions<P: Packet>(packet: &P, mut offset: u32, mut next: u8) -> Result<(u
             HOP_BY_HOP | ROUTING | DESTINATION => 8,
             AUTHENTICATION => 4,
             FRAGMENT => 0,
-            _ => return Err(None),
+            other => return Err(Skip::Other(Outer::new(other, offset))),
         };
-        let header: [u8; 4] = packet.load(offset).ok_or(Some(Counter::FrameTruncated))?;
+        let header: [u8; 4] = packet.load(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
         next = header[0];
         offset += match unit {
             8 => header[1] as u32 * 8 + 8,
             4 => header[1] as u32 * 4 + 8,
             // An "atomic" fragment is whole (RFC 6946).
             _ if u16::from_be_bytes([header[2], header[3]]) & 0xfff9 == 0 => 8,
-            _ => return Err(Some(Counter::Fragment)),
+            _ => return Err(Skip::Lost(Counter::Fragment)),
         };
     }
-    Err(Some(Counter::HeaderChain))
+    Err(Skip::Lost(Counter::HeaderChain))
 }
 
 #[inline(always)]
@@ -243,7 +299,7 @@ fn transport<P: Packet>(
     network: &Network,
     watched: impl FnOnce(u16) -> bool,
 ) -> Result<Segment, Skip> {
-    let [ports] = packet.words(network.transport).ok_or(Some(Counter::FrameTruncated))?;
+    let [ports] = packet.words(network.transport).ok_or(Skip::Lost(Counter::FrameTruncated))?;
     let ports = u32::from_be(ports);
     let (source, destination) = (((ports >> 16) as u16).to_be(), (ports as u16).to_be());
     let (client, server, client_port, server_port) = match direction {
@@ -251,11 +307,13 @@ fn transport<P: Packet>(
         Direction::Egress => (network.destination, network.source, destination, source),
     };
     if !watched(server_port) {
-        return Err(None);
+        let outer = Outer { port: destination, ..Outer::new(network.protocol, network.transport + 8) };
+        return Err(Skip::Other(outer));
     }
     let (flags, seq, ack, header_len) = match network.protocol {
         TCP => {
-            let header: [u32; 4] = packet.words(network.transport).ok_or(Some(Counter::FrameTruncated))?;
+            let header: [u32; 4] =
+                packet.words(network.transport).ok_or(Skip::Lost(Counter::FrameTruncated))?;
             let [_, seq, ack, rest] = header.map(u32::from_be);
             ((rest >> 16) as u8, seq, ack, (rest >> 28) * 4)
         }
@@ -263,7 +321,7 @@ fn transport<P: Packet>(
     };
     let payload = network.transport + header_len;
     if payload > network.end || (network.protocol == TCP && header_len < 20) {
-        return Err(Some(Counter::TcpMalformed));
+        return Err(Skip::Lost(Counter::TcpMalformed));
     }
     Ok(Segment {
         key: FlowKey { client, server, client_port, server_port, transport: u32::from(network.protocol) },

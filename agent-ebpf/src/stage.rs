@@ -7,9 +7,10 @@
 
 use crate::{
     http2,
-    packet::Packet,
+    packet::{Direction, Packet},
     quic,
     track::{self, Tables},
+    tunnel,
 };
 
 /// A stage. Its number is its place in the kernel's arrays of programs.
@@ -22,11 +23,13 @@ pub enum Stage {
     Http2,
     /// HTTP/3 over QUIC.
     Quic,
+    /// Tunnels, which are opened.
+    Tunnel,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Turns, Self::Http2, Self::Quic];
+    pub const ALL: [Self; 4] = [Self::Turns, Self::Http2, Self::Quic, Self::Tunnel];
 
     /// What the names of its programs end with.
     #[must_use]
@@ -35,6 +38,7 @@ impl Stage {
             Self::Turns => "turns",
             Self::Http2 => "http2",
             Self::Quic => "quic",
+            Self::Tunnel => "inner",
         }
     }
 
@@ -45,6 +49,7 @@ impl Stage {
             Self::Turns => return track::asks(packet, tables),
             Self::Http2 => http2::ingress(packet, tables),
             Self::Quic => quic::ingress(packet, tables),
+            Self::Tunnel => return tunnel::track(packet, tables, Direction::Ingress),
         }
         None
     }
@@ -56,6 +61,7 @@ impl Stage {
             Self::Turns => return track::answers(packet, tables),
             Self::Http2 => http2::egress(packet, tables),
             Self::Quic => quic::egress(packet, tables),
+            Self::Tunnel => return tunnel::track(packet, tables, Direction::Egress),
         }
         None
     }

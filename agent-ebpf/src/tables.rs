@@ -27,6 +27,7 @@ use hydrometer_ebpf::{
     http2::Connection,
     packet::{Direction, Packet},
     track::{Scratch, Step, Tables},
+    tunnel::Tunnels,
 };
 
 /// Flows.
@@ -80,6 +81,10 @@ struct Hello {
 /// The bits of an IPv6 address that tell one client from another. Set when loading.
 #[unsafe(no_mangle)]
 static IPV6_MASK: Global<Address> = Global::new([u32::MAX, u32::MAX, 0, 0]);
+
+/// The tunnels that are followed. Set when loading.
+#[unsafe(no_mangle)]
+static TUNNELS: Global<Tunnels> = Global::new(Tunnels { vxlan: 0, geneve: 0, gre: 0, ip: 0 });
 
 /// What a new flow begins with: too large for the stack.
 // SAFETY: all fields are integers, for which zero is a value.
@@ -155,6 +160,11 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     #[inline(always)]
     fn ipv6_mask(&self) -> Address {
         IPV6_MASK.load()
+    }
+
+    #[inline(always)]
+    fn tunnels(&self) -> Tunnels {
+        TUNNELS.load()
     }
 
     #[inline(always)]

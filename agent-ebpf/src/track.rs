@@ -16,10 +16,11 @@ use crate::{
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
     hello::HelloEvent,
     http2,
-    packet::{ACK, Direction, FIN, Packet, RST, SYN, Segment, UDP, parse},
+    packet::{ACK, Direction, FIN, Outer, Packet, RST, SYN, Segment, Skip, UDP, parse},
     quic,
     request::{self, Work},
     stage::Stage,
+    tunnel::{self, Tunnels},
 };
 
 /// The maps, the clock and the ring buffer.
@@ -48,6 +49,8 @@ pub unsafe trait Tables {
     fn client(&self, key: &Address) -> Option<&Client>;
     /// The bits of an IPv6 address that tell one client from another.
     fn ipv6_mask(&self) -> Address;
+    /// The tunnels that are followed.
+    fn tunnels(&self) -> Tunnels;
     /// Whether a service uses this port (network order) on any address.
     fn is_port(&self, port: u16) -> bool;
     /// Whether this is a service.
@@ -66,8 +69,8 @@ pub unsafe trait Tables {
     fn now(&self) -> u64;
     /// The same as of the last timer tick, at a fraction of the cost.
     fn coarse_now(&self) -> u64;
-    /// Room for the packet at hand, one for each direction. Handed out once in each stage of a packet.
-    #[expect(clippy::mut_from_ref, reason = "the implementor promises to hand it out once")]
+    /// Room for the packet at hand, one for each direction. Who has asked for it before must have let go of it.
+    #[expect(clippy::mut_from_ref, reason = "the library promises to ask for it one at a time")]
     fn scratch(&self, direction: Direction) -> Option<&mut Scratch>;
     /// Takes up to `times` steps.
     fn repeat<S: Step>(&self, times: u32, steps: &mut S);
@@ -83,6 +86,8 @@ pub unsafe trait Tables {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scratch {
     pub(crate) segment: Segment,
+    pub(crate) outer: Outer,
+    pub(crate) inner: tunnel::Inner,
     work: Work,
     pub(crate) http2: http2::Work,
     pub(crate) datagram: quic::Walk,
@@ -97,7 +102,13 @@ pub trait Step {
 /// A packet from the network. Returns the stage to go on with, if there is one.
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
-    let segment = segment(packet, tables, Direction::Ingress)?;
+    let found = parse(packet, Direction::Ingress, |port| tables.is_port(port));
+    enter(packet, tables, found, Direction::Ingress)
+}
+
+/// A segment from the network.
+#[inline(always)]
+fn arrives<P: Packet, T: Tables>(packet: &P, tables: &T, segment: &Segment) -> Option<Stage> {
     let known = lookup(tables, segment);
     let Some(flow) = known.or_else(|| insert(tables, segment)) else {
         tables.count(Counter::IngressUnwatched);
@@ -152,7 +163,13 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
 /// A packet to the network. Returns the stage to go on with, if there is one.
 #[inline(always)]
 pub fn egress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
-    let segment = segment(packet, tables, Direction::Egress)?;
+    let found = parse(packet, Direction::Egress, |port| tables.is_port(port));
+    enter(packet, tables, found, Direction::Egress)
+}
+
+/// A segment to the network.
+#[inline(always)]
+fn leaves<P: Packet, T: Tables>(packet: &P, tables: &T, segment: &Segment) -> Option<Stage> {
     // Only what the client began is followed.
     let Some(flow) = lookup(tables, segment) else {
         tables.count(Counter::EgressUnwatched);
@@ -211,28 +228,40 @@ fn stage(flow: &Flow) -> Option<Stage> {
     }
 }
 
-/// The segment in `packet`, if it is one of a watched port. It stays in the scratch room for the stages.
+/// Goes on with what was found in `packet`. A segment of a watched port stays in the scratch room for the stages.
 #[inline(always)]
-fn segment<'a, P: Packet, T: Tables>(packet: &P, tables: &'a T, direction: Direction) -> Option<&'a Segment> {
-    match parse(packet, direction, |port| tables.is_port(port)) {
+pub(crate) fn enter<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    found: Result<Segment, Skip>,
+    direction: Direction,
+) -> Option<Stage> {
+    let skip = match found {
         Ok(segment) => {
             let scratch = tables.scratch(direction)?;
             scratch.segment = segment;
             // From here on nobody knows by which of many paths it was parsed: the verifier, too, goes on
             // once instead of once for each.
-            Some(&black_box(scratch).segment)
+            let segment = &black_box(scratch).segment;
+            return match direction {
+                Direction::Ingress => arrives(packet, tables, segment),
+                Direction::Egress => leaves(packet, tables, segment),
+            };
         }
-        Err(skip) => {
-            tables.count(match direction {
-                Direction::Ingress => Counter::IngressUnwatched,
-                Direction::Egress => Counter::EgressUnwatched,
-            });
-            if let Some(counter) = skip {
-                tables.count(counter);
-            }
-            None
+        Err(Skip::Other(outer)) if tables.tunnels().has(outer) => {
+            tables.scratch(direction)?.outer = outer;
+            return Some(Stage::Tunnel);
         }
+        Err(skip) => skip,
+    };
+    tables.count(match direction {
+        Direction::Ingress => Counter::IngressUnwatched,
+        Direction::Egress => Counter::EgressUnwatched,
+    });
+    if let Skip::Lost(counter) = skip {
+        tables.count(counter);
     }
+    None
 }
 
 #[inline(always)]

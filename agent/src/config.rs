@@ -15,19 +15,16 @@ use clap::{Args, ValueEnum};
 use hydrometer_engine::{EngineConfig, Service};
 use serde::Deserialize;
 
-use crate::{
-    kernel::{AttachOptions, KernelOptions, PatternError, Position, PositionError, Selection, Way},
-    traffic::Traffic,
-};
+use crate::kernel::{AttachOptions, KernelOptions, PatternError, Position, PositionError, Selection, Way};
 
-mod clients;
 mod control_plane;
+mod traffic;
 
 /// What the kernel programs' table of services holds.
 const MAX_SERVICES: usize = 1024;
 
-pub use clients::ClientSettings;
 pub use control_plane::{ControlPlane, ControlPlaneSettings, TlsFiles};
+pub use traffic::TrafficSettings;
 
 /// What the agent runs on.
 #[derive(Clone, Debug)]
@@ -100,7 +97,7 @@ pub struct Settings {
     #[arg(long, value_name = "LEVEL")]
     log: Option<LogLevel>,
     #[command(flatten)]
-    clients: ClientSettings,
+    traffic: TrafficSettings,
     #[command(flatten)]
     control_plane: ControlPlaneSettings,
     #[arg(skip)]
@@ -182,7 +179,7 @@ impl Settings {
             pin: self.pin.or(file.pin),
             kernel_log: self.kernel_log.or(file.kernel_log),
             log: self.log.or(file.log),
-            clients: self.clients.over(file.clients),
+            traffic: self.traffic.over(file.traffic),
             control_plane: self.control_plane.over(file.control_plane),
             // No flags for these.
             engine: file.engine,
@@ -214,7 +211,7 @@ impl Settings {
             max_clients: within("max_clients", self.max_clients.unwrap_or(65_536), 1 << 24, &mut problems),
             max_streams: within("max_streams", self.max_streams.unwrap_or(16_384), 1 << 24, &mut problems),
             ring_bytes: within("ring_bytes", self.ring_bytes.unwrap_or(8 << 20), 1 << 30, &mut problems),
-            traffic: Traffic { ipv6_prefix: self.clients.validate(&mut problems) },
+            traffic: self.traffic.validate(&mut problems),
             log_level: self.kernel_log.unwrap_or(LogLevel::Off).level(),
             interfaces,
             attach,
@@ -468,7 +465,7 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once() {
         let text = "exclude_interfaces = [\"/(/\", \"a b\"]\ntc_position = \"middle\"\nservices = [\"8000\", \"8000\", \"x\"]\nmax_clients = 0\nring_bytes = 4000000000\nquiet = \"soon\"\n\
-                    node = \"\"\n[control_plane]\naddress = \"http://10.0.0.9:7070\"\n[clients]\nipv6_prefix_length = 129\n[engine]\nmax_clients = 0\n";
+                    node = \"\"\n[control_plane]\naddress = \"http://10.0.0.9:7070\"\n[traffic]\nipv6_prefix_length = 129\ntunnels = [\"vxlan:0\"]\n[engine]\nmax_clients = 0\n";
         let said = from_toml(text).unwrap().validate().unwrap_err().to_string();
         for problem in [
             "no interface is named",
@@ -481,7 +478,8 @@ mod tests {
             "ring_bytes is 4000000000",
             "quiet is \"soon\"",
             "node \"\"",
-            "clients.ipv6_prefix_length is 129",
+            "traffic.ipv6_prefix_length is over 128",
+            "traffic.tunnels: \"vxlan:0\" is no tunnel",
             "control_plane.address http://10.0.0.9:7070",
             "engine: max_clients is 0",
         ] {

@@ -26,4 +26,5 @@ pub mod programs;
 pub mod python;
 mod rpc;
 pub mod stack;
+pub mod tunnels;
 pub mod wire;

@@ -17,11 +17,13 @@ use hydrometer_ebpf::{
     client::Client,
     hello::HelloEvent,
     packet::{Direction, parse},
+    tunnel::Tunnels,
 };
 use hydrometer_engine::{Ipv6Prefix, Service};
 use hydrometer_tests::{
     frames::{HTTP2_PREFACE, Tcp, flags, http2_frame, segments, tls_record},
     programs::{Programs, bench, product},
+    tunnels::{Outside, Tunnel},
 };
 use proptest::{
     collection::vec,
@@ -64,20 +66,25 @@ impl Both {
     }
 
     fn frame(&mut self, program: &str, frame: &[u8]) {
+        let captured = Captured { time: 0, len: frame.len() as u32, bytes: frame };
+        let watched = |port: u16| PORTS.contains(&u16::from_be(port));
+        let leaves = parse(&captured, Direction::Egress, watched).is_ok();
+        self.send(program, frame, if leaves { Direction::Egress } else { Direction::Ingress });
+    }
+
+    fn send(&mut self, program: &str, frame: &[u8], direction: Direction) {
         // Under BPF_PROG_TEST_RUN a frame has at least an Ethernet header.
         assert!(frame.len() >= 14);
         self.time += 1_000_000;
         let captured = Captured { time: self.time, len: frame.len() as u32, bytes: frame };
-        let watched = |port: u16| PORTS.contains(&u16::from_be(port));
-        if parse(&captured, Direction::Egress, watched).is_ok() {
+        if direction == Direction::Egress {
             let (verdict, _) = self.kernel.tc("hyd_egress", frame, 1).unwrap();
             assert_eq!(verdict, TC_ACT_UNSPEC);
-            self.native.packet(&captured, Direction::Egress);
         } else {
             let (verdict, _) = self.kernel.xdp(program, frame, 1).unwrap();
             assert_eq!(verdict, XDP_PASS);
-            self.native.packet(&captured, Direction::Ingress);
         }
+        self.native.packet(&captured, direction);
     }
 
     fn accounts(&mut self) -> (Account, Account) {
@@ -273,7 +280,8 @@ fn how_much_of_an_ipv6_address_is_a_client_is_a_setting() {
         (64, vec!["2001:db8:1:2::", "2001:db8:1:3::", "2001:db8:2::"]),
         (128, vec!["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:3::1", "2001:db8:2::1"]),
     ] {
-        let mut both = Both::of(Traffic { ipv6_prefix: Ipv6Prefix::new(length).unwrap() });
+        let mut both =
+            Both::of(Traffic { ipv6_prefix: Ipv6Prefix::new(length).unwrap(), ..Traffic::default() });
         for client in ["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:3::1", "2001:db8:2::1"] {
             let source: (IpAddr, u16) = (client.parse().unwrap(), 40_000);
             let payload = b"GET /v1/models HTTP/1.1\r\n\r\n".to_vec();
@@ -288,6 +296,118 @@ fn how_much_of_an_ipv6_address_is_a_client_is_a_setting() {
         let clients: BTreeSet<_> = kernel.clients.keys().map(|&key| ip(key).to_string()).collect();
         assert_eq!(clients, expected.into_iter().map(str::to_owned).collect(), "/{length}");
     }
+}
+
+/// A capture of a few seconds, cut into frames that fit a wire with a tunnel's headers before them.
+fn short_capture() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/pcaps/h1_tls12_nonstream_newconn.pcap");
+    let mut frames = Vec::new();
+    pcap::read(&path, |packet| frames.push(packet.bytes.to_vec())).unwrap();
+    frames.iter().flat_map(|frame| segments(frame, MSS)).take(1000).collect()
+}
+
+#[test]
+fn what_tunnels_hold_gives_the_same_in_the_kernel_and_natively_as_if_it_had_come_bare() {
+    let frames = short_capture();
+    let mut bare = Both::new();
+    for frame in &frames {
+        bare.frame("hyd_ingress", frame);
+    }
+    let (_, bare) = bare.accounts();
+    assert!(bare.exchanges.len() > 5 && bare.hellos.len() > 5, "{bare:?}");
+    let outsides = [Outside::V4, Outside::V6, Outside::TaggedV4];
+    for (index, tunnel) in Tunnel::USUAL.into_iter().enumerate() {
+        let (outside, program) = (outsides[index % 3], ["hyd_ingress", "hyd_frags"][index % 2]);
+        let mut both = Both::new();
+        for frame in &frames {
+            let leaves = frame[34..36] == 8443_u16.to_be_bytes();
+            let direction = if leaves { Direction::Egress } else { Direction::Ingress };
+            both.send(program, &tunnel.wrap(frame, outside), direction);
+        }
+        let (kernel, native) = both.accounts();
+        assert_eq!(kernel, native, "{tunnel:?} in {outside:?}");
+        assert_eq!(native, bare, "{tunnel:?} in {outside:?}");
+    }
+}
+
+#[test]
+fn broken_tunnels_pass_and_are_counted_by_reason() {
+    let frame = Tcp {
+        source: ("10.0.0.9".parse().unwrap(), 40_000),
+        destination: ("10.0.0.1".parse().unwrap(), 8443),
+        seq: 1,
+        flags: flags::ACK,
+        vlans: Vec::new(),
+        payload: vec![1; 100],
+    }
+    .frame();
+    let vxlan = Tunnel::Vxlan(4789).wrap(&frame, Outside::V4);
+    let gre = Tunnel::Gre { ethernet: false, checksum: false, key: false, sequence: false };
+    let gre = gre.wrap(&frame, Outside::V4);
+    let bridged = Tunnel::Gre { ethernet: true, checksum: false, key: true, sequence: false };
+    let bridged = bridged.wrap(&frame, Outside::V4);
+    let change = |frame: &[u8], at: usize, value: u8| {
+        let mut frame = frame.to_vec();
+        frame[at] = value;
+        frame
+    };
+    let cases = [
+        ("a tunnel in a tunnel", Tunnel::Ip.wrap(&vxlan, Outside::V6), Some(Counter::TunnelDepth)),
+        ("a frame that ends in the tunnel's header", gre[..36].to_vec(), Some(Counter::FrameTruncated)),
+        ("a frame that ends in the one inside", bridged[..50].to_vec(), Some(Counter::FrameTruncated)),
+        ("a part of a tunnel's packet", change(&gre, 20, 0x20), Some(Counter::Fragment)),
+        ("a part of a packet inside", change(&vxlan, 50 + 20, 0x20), Some(Counter::Fragment)),
+        ("a packet inside that is cut", gre[..gre.len() - 1].to_vec(), Some(Counter::IpMalformed)),
+        ("VXLAN without a network", change(&vxlan, 42, 0), None),
+        ("GRE of another version", change(&gre, 35, 1), None),
+        ("another port", Tunnel::Vxlan(4790).wrap(&frame, Outside::V4), None),
+    ];
+    for (what, frame, counter) in cases {
+        let mut both = Both::new();
+        both.send("hyd_ingress", &frame, Direction::Ingress);
+        let (kernel, native) = both.accounts();
+        assert_eq!(kernel, native, "{what}");
+        let expected: Vec<_> = counter.into_iter().chain([Counter::IngressUnwatched]).collect();
+        let counted = Counter::ALL.iter().filter(|&&counter| kernel.counters[counter as usize] == 1);
+        assert_eq!(counted.count(), expected.len(), "{what}: {:?}", kernel.counters);
+        assert!(expected.iter().all(|&counter| kernel.counters[counter as usize] == 1), "{what}");
+    }
+}
+
+#[test]
+fn tunnels_of_absurd_headers_give_the_same_in_the_kernel_and_natively() {
+    let frames = short_capture();
+    let mut runner = TestRunner::deterministic();
+    let rounds = if std::env::var_os("HYDROMETER_FULL").is_some() { 20_000 } else { 1_000 };
+    let mut both = Both::new();
+    let change =
+        (0..Tunnel::USUAL.len(), 0..frames.len(), vec((12_usize..110, any::<u8>()), 1..4), 40_usize..400);
+    for round in 0..rounds {
+        let (tunnel, frame, changes, len) = change.new_tree(&mut runner).unwrap().current();
+        let mut frame = Tunnel::USUAL[tunnel].wrap(&frames[frame], Outside::V4);
+        for (at, value) in changes {
+            if let Some(byte) = frame.get_mut(at) {
+                *byte = value;
+            }
+        }
+        frame.truncate(if round % 4 == 0 { len } else { frame.len() });
+        let direction = if round % 2 == 0 { Direction::Ingress } else { Direction::Egress };
+        both.send("hyd_ingress", &frame, direction);
+    }
+    let (kernel, native) = both.accounts();
+    assert_eq!(kernel, native);
+}
+
+#[test]
+fn tunnels_are_opened_only_where_that_is_asked_for() {
+    let frames = short_capture();
+    let mut both = Both::of(Traffic { tunnels: Tunnels::default(), ..Traffic::default() });
+    for (frame, tunnel) in frames.iter().zip(Tunnel::USUAL.into_iter().cycle()) {
+        both.send("hyd_ingress", &tunnel.wrap(frame, Outside::V4), Direction::Ingress);
+    }
+    let (kernel, native) = both.accounts();
+    assert_eq!(kernel, native);
+    assert_eq!(kernel.counters[Counter::IngressUnwatched as usize], frames.len() as u64);
 }
 
 #[test]

@@ -78,17 +78,19 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
 #[derive(Debug)]
 pub struct Globals {
     ipv6_mask: Address,
+    tunnels: [u16; 4],
 }
 
 impl Globals {
     /// For this traffic.
     pub fn new(traffic: &Traffic) -> Self {
-        Self { ipv6_mask: traffic.ipv6_mask() }
+        Self { ipv6_mask: traffic.ipv6_mask(), tunnels: traffic.tunnels.into() }
     }
 
     /// Hands them to the loader of an object.
     pub fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader.override_global("IPV6_MASK", &self.ipv6_mask, true);
+        loader.override_global("TUNNELS", &self.tunnels, true);
     }
 }
 

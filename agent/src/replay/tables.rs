@@ -19,8 +19,9 @@ use hydrometer_ebpf::{
     flow::Flow,
     hello::HelloEvent,
     http2::Connection,
-    packet::{Direction, Packet, parse},
+    packet::{Direction, Packet},
     track::{self, Scratch, Step, Tables},
+    tunnel::{self, Tunnels},
 };
 use hydrometer_engine::Service;
 
@@ -118,12 +119,7 @@ impl Replay {
     /// Takes one frame of which it is not known where it was going: to a service, if it is addressed to
     /// one's port.
     pub fn captured(&mut self, packet: &Captured<'_>) {
-        let direction = match parse(packet, Direction::Ingress, |port| self.is_port(port)) {
-            Err(None) => Direction::Egress,
-            // What cannot be read is counted once.
-            Ok(_) | Err(Some(_)) => Direction::Ingress,
-        };
-        self.packet(packet, direction);
+        self.packet(packet, tunnel::direction(packet, self));
     }
 
     /// Whether there is something to drain, or a hello.
@@ -214,6 +210,10 @@ unsafe impl Tables for Replay {
         self.traffic.ipv6_mask()
     }
 
+    fn tunnels(&self) -> Tunnels {
+        self.traffic.tunnels
+    }
+
     fn is_port(&self, port: u16) -> bool {
         self.services.iter().any(|service| service.port == port)
     }
@@ -252,7 +252,7 @@ unsafe impl Tables for Replay {
     }
 
     fn scratch(&self, direction: Direction) -> Option<&mut Scratch> {
-        // SAFETY: `packet` handles one packet at a time, and asks once for each.
+        // SAFETY: `packet` handles one packet at a time, and the library asks for one room at a time.
         unsafe { self.scratch[direction as usize].get().as_mut() }
     }
 

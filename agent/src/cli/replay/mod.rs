@@ -21,7 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{clients::Clients, exchanges::Exchanges};
 use crate::{
-    config::ClientSettings,
+    config::TrafficSettings,
     hello::Hellos,
     replay::{
         Replay,
@@ -41,7 +41,7 @@ pub struct ReplayArgs {
     #[arg(long = "service", required = true, value_delimiter = ',', value_parser = service)]
     services: Vec<Service>,
     #[command(flatten)]
-    clients: ClientSettings,
+    traffic: TrafficSettings,
     /// Print each exchange instead of each client
     #[arg(long)]
     exchanges: bool,
@@ -71,7 +71,7 @@ fn service(text: &str) -> Result<Service, &'static str> {
 
 /// Runs the command.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
-    let traffic = Traffic { ipv6_prefix: args.clients.check()? };
+    let traffic = args.traffic.clone().check()?;
     let name = || args.file.display().to_string();
     let mut capture = Capture::open(&args.file).with_context(name)?;
     let mut listing = if args.exchanges {
