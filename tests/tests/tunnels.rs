@@ -1,6 +1,5 @@
 //! Captures of real traffic, put into tunnels, natively: the same exchanges as when they came bare. Needs no root,
 //! but the captures.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{collections::BTreeMap, fs, path::Path};
 

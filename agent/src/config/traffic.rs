@@ -59,15 +59,18 @@ fn tunnels(texts: &[String], problems: &mut Problems) -> Tunnels {
         let port_or =
             |usual: u16| port.map_or(Some(usual), |port| port.parse().ok().filter(|&port| port != 0));
         let known = match (name, port) {
-            ("vxlan", _) => port_or(Traffic::VXLAN).map(|port| tunnels.vxlan = port.to_be()),
-            ("geneve", _) => port_or(Traffic::GENEVE).map(|port| tunnels.geneve = port.to_be()),
-            ("gre", None) => Some(tunnels.gre = 1),
-            ("ip", None) => Some(tunnels.ip = 1),
+            ("vxlan", _) => port_or(Traffic::VXLAN).map(|port| (&mut tunnels.vxlan, port.to_be())),
+            ("geneve", _) => port_or(Traffic::GENEVE).map(|port| (&mut tunnels.geneve, port.to_be())),
+            ("gre", None) => Some((&mut tunnels.gre, 1)),
+            ("ip", None) => Some((&mut tunnels.ip, 1)),
             _ => None,
         };
-        problems.check(known.is_some(), || {
-            format!("traffic.tunnels: {text:?} is no tunnel: write vxlan, geneve, vxlan:PORT, geneve:PORT, gre or ip, or none alone")
-        });
+        match known {
+            Some((setting, value)) => *setting = value,
+            None => problems.add(format!(
+                "traffic.tunnels: {text:?} is no tunnel: write vxlan, geneve, vxlan:PORT, geneve:PORT, gre or ip, or none alone"
+            )),
+        }
     }
     tunnels
 }
