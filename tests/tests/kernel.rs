@@ -327,15 +327,15 @@ fn what_tunnels_hold_gives_the_same_in_the_kernel_and_natively_as_if_it_had_come
         for frame in &frames {
             let leaves = frame[34..36] == 8443_u16.to_be_bytes();
             let direction = if leaves { Direction::Egress } else { Direction::Ingress };
-            both.send(program, &tunnel.wrap(frame, outside), direction);
+            // Another client, since the same connections again would be retransmissions.
+            let mut frame = frame.clone();
+            frame[if leaves { 33 } else { 29 }] = 100 + index as u8;
+            both.send(program, &tunnel.wrap(&frame, outside), direction);
         }
         let (kernel, native) = both.accounts();
         assert_eq!(kernel, native, "{tunnel:?} in {outside:?}");
-        assert_eq!(
-            (sizes(&native), &native.hellos),
-            (sizes(&bare), &bare.hellos),
-            "{tunnel:?} in {outside:?}"
-        );
+        assert_eq!(sizes(&native), sizes(&bare), "{tunnel:?} in {outside:?}");
+        assert_eq!(native.hellos.len(), bare.hellos.len(), "{tunnel:?} in {outside:?}");
     }
 }
 

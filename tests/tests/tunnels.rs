@@ -22,7 +22,7 @@ struct Account {
 }
 
 fn account(frames: impl Iterator<Item = (u64, Vec<u8>)>) -> Account {
-    let replay = Replay::new(&PORTS.map(|port| Service { address: None, port }));
+    let mut replay = Replay::new(&PORTS.map(|port| Service { address: None, port }));
     for (time, frame) in frames {
         replay.captured(&Captured { time, len: frame.len() as u32, bytes: &frame });
     }
