@@ -135,6 +135,9 @@ pub const DERIVED: u8 = 2;
 /// The next request was on its way before this one was answered.
 pub const PIPELINED: u8 = 4;
 
+/// [`ExchangeEvent::confidence`] beyond doubt.
+pub const CERTAIN: u16 = 1000;
+
 /// One finished exchange, as it goes through the ring buffer. Times are nanoseconds of the kernel's
 /// monotonic clock (a capture's own clock in a replay); 0 means that it did not happen.
 #[repr(C)]
@@ -152,8 +155,8 @@ pub struct ExchangeEvent {
     pub protocol: u8,
     /// [`ABORTED`], [`DERIVED`], [`PIPELINED`].
     pub flags: u8,
-    /// Zero.
-    pub pad: u16,
+    /// How far an estimate is to be believed, up to [`CERTAIN`]; 0 where no rule says.
+    pub confidence: u16,
     /// First packet of the flow.
     pub flow_start: u64,
     /// Number of the exchange on its flow, from 1.
@@ -207,10 +210,22 @@ plain! {
     ExchangeEvent: [u64; 18],
     crate::flow::Flow: [u64; 37],
     crate::hello::HelloEvent: [u64; 7],
+    crate::http2_tls::Estimate: [u64; 74],
     crate::client::Client: [u64; 12],
 }
 
 impl ExchangeEvent {
+    /// An exchange of this flow of which nothing else is known.
+    pub fn of(flow: &FlowKey) -> Self {
+        Self {
+            client: flow.client,
+            server: flow.server,
+            client_port: u16::from_be(flow.client_port),
+            server_port: u16::from_be(flow.server_port),
+            ..Self::default()
+        }
+    }
+
     /// The event in these bytes of the ring buffer; `None` when there are too few.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<8>();

@@ -7,8 +7,8 @@
 use crate::{
     abi::{Counter, Protocol},
     flow::{
-        Answered, EARLY, Flow, HANDSHAKE_DONE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established,
-        protocol,
+        Answered, EARLY, Flow, HANDSHAKE_DONE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN, TLS_SETTINGS,
+        is_established, protocol,
     },
     http::{self, CONTINUE_LEN},
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
@@ -24,7 +24,11 @@ const ALERT: u32 = 2;
 const CHUNK_END: u32 = 5;
 /// The first application record of an HTTP/1 server holds a status line and header fields, that of an
 /// HTTP/2 server its settings.
-const MAX_SETTINGS: u32 = 64;
+pub(crate) const MAX_SETTINGS: u32 = 64;
+/// Content of EncryptedExtensions with ALPN for `h2` (RFC 7301 section 3.1), alone, with an acknowledged server
+/// name, with accepted early data, or with both. Those for `http/1.1` are six bytes longer, those without ALPN
+/// nine shorter.
+const ENCRYPTED_EXTENSIONS_HTTP2: [u32; 3] = [15, 19, 23];
 /// Lengths that session tickets have.
 const TICKET_LEN: core::ops::RangeInclusive<u32> = 100..=1400;
 /// Tickets after which a connection gets no more: servers send two, or one on resumption.
@@ -82,6 +86,12 @@ pub(crate) fn goes_on<P: Packet, T: Tables>(
     true
 }
 
+/// The settings of an HTTP/2 server go by.
+#[inline(always)]
+pub(crate) fn settings(answered: &Answered) {
+    answered.tls.set(answered.tls.get() | TLS_HTTP2 | TLS_SETTINGS);
+}
+
 /// Takes a segment with data.
 #[inline(always)]
 pub(crate) fn segment<P: Packet, T: Tables>(
@@ -100,7 +110,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     }
     match protocol(mode) {
         Protocol::Tls => records(packet, tables, flow, half, segment, position, mode, turn),
-        Protocol::Unknown | Protocol::Http2 => {}
+        Protocol::Unknown | Protocol::Http2 | Protocol::TlsHttp2 => {}
         _ => clear_text(packet, answered, half, segment, turn, tables.now()),
     }
 }
@@ -265,6 +275,9 @@ impl<T: Tables> Answer<'_, T> {
         if !self.tls13 || self.mode & HANDSHAKE_DONE != 0 || *self.finished != 0 {
             return false;
         }
+        if ENCRYPTED_EXTENSIONS_HTTP2.contains(&len.saturating_sub(self.overhead)) {
+            self.answered.tls.set(self.answered.tls.get() | TLS_HTTP2);
+        }
         if self.mode & EARLY != 0 && is_finished(len) {
             *self.finished = 1;
         }
@@ -275,7 +288,7 @@ impl<T: Tables> Answer<'_, T> {
     #[inline(always)]
     fn unasked(&mut self, len: u32, content: u32) {
         if content <= MAX_SETTINGS {
-            self.speaks_http2();
+            settings(self.answered);
         }
         self.ticket(len, 1);
     }
@@ -298,14 +311,9 @@ impl<T: Tables> Answer<'_, T> {
             return;
         }
         if self.turn == 1 && content <= MAX_SETTINGS {
-            self.speaks_http2();
+            settings(self.answered);
         }
         self.answered.add(content, self.now);
-    }
-
-    #[inline(always)]
-    fn speaks_http2(&self) {
-        self.answered.tls.set(self.answered.tls.get() | TLS_HTTP2);
     }
 
     /// Whether the first record of the first answer may be a ticket: it is then kept until the next one.

@@ -18,6 +18,10 @@ use crate::{
     tls::OVERHEAD_13,
 };
 
+/// How far an estimate is to be believed, of [`crate::abi::CERTAIN`], where one rule found it and there is no
+/// other to hold it against: turns of direction were a third too many on recorded traffic.
+pub const UNCHECKED: u16 = 300;
+
 /// One connection.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -98,13 +102,7 @@ impl Flow {
         if turn == 0 || self.ended.get() == turn {
             return None;
         }
-        let mut event = ExchangeEvent {
-            client: key.client,
-            server: key.server,
-            client_port: u16::from_be(key.client_port),
-            server_port: u16::from_be(key.server_port),
-            ..ExchangeEvent::default()
-        };
+        let mut event = ExchangeEvent::of(key);
         self.describe(turn, 0, &mut event);
         Some(event)
     }
@@ -135,7 +133,7 @@ impl Flow {
         let (asked, answered) = (&self.asked, &self.answered);
         let modes = asked.mode.get();
         event.protocol = self.protocol() as u8;
-        event.pad = 0;
+        event.confidence = UNCHECKED;
         event.flow_start = self.first_seen.get();
         event.turn = turn;
         event.start = asked.start.get();
@@ -265,6 +263,8 @@ pub(crate) const TLS_13: u32 = 1 << 9;
 
 /// In [`Answered::tls`]: the server speaks HTTP/2.
 pub(crate) const TLS_HTTP2: u32 = 1 << 10;
+/// In [`Answered::tls`]: its settings have gone by, in a record of their own.
+pub(crate) const TLS_SETTINGS: u32 = 1 << 11;
 
 impl Answered {
     /// Bytes that encryption adds to a record.

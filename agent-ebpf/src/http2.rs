@@ -21,7 +21,7 @@ use crate::{
     flow::Flow,
     http,
     packet::{Direction, FIN, Packet, RST, Segment},
-    stream::{Place, Stream},
+    stream::Stream,
     track::{self, Scratch, Step, Tables},
     walk::{self, Header, Position, Reader},
 };
@@ -338,30 +338,15 @@ impl<'a, T: Tables> Streams<'a, T> {
     /// Where in the segment to begin the walk; `None` when nothing in it can be read.
     #[inline(always)]
     fn place<P: Packet>(&self, half: &mut Half, packet: &P) -> Option<u32> {
-        let Self { tables, segment, connection, .. } = self;
         let in_sync = half.stream.in_sync();
-        match half.stream.place(segment.seq, segment.payload_len) {
-            Place::Old => return None,
-            Place::Walk(offset) => return Some(offset),
-            Place::Gap | Place::Lost => {}
+        let begin = walk::find(&mut half.stream, packet, self.tables, self.segment, Frame::is_likely);
+        if begin.missed.is_some() {
+            half.frame = Frame::default();
+            if in_sync {
+                self.connection.derived.set(1);
+            }
         }
-        let end = segment.seq.wrapping_add(segment.payload_len);
-        let begins = Frame::at_start(packet, segment).is_some_and(|frame| frame.is_likely());
-        if !begins && in_sync && half.stream.hold(end) {
-            // It waits for the bytes before it.
-            return None;
-        }
-        if in_sync {
-            tables.count(Counter::Desync);
-            connection.derived.set(1);
-        }
-        half.frame = Frame::default();
-        if !begins {
-            half.stream.lose(end);
-            return None;
-        }
-        half.stream.resume(segment.seq);
-        Some(0)
+        begin.offset
     }
 
     #[inline(always)]

@@ -16,6 +16,7 @@
 //! stage.rs    what only some packets need, each in a program of its own
 //! tunnel.rs   what is inside VXLAN, Geneve, GRE and IP in IP
 //! http2.rs    HTTP/2 in clear text, stream by stream
+//! http2_tls.rs  HTTP/2 inside TLS, by the sizes of its records
 //! quic.rs     HTTP/3: which datagrams are requests, which are answers
 //!    │
 //! flow.rs     the state of one connection, and how an exchange ends
@@ -39,6 +40,7 @@ pub mod flow;
 pub mod hello;
 mod http;
 pub mod http2;
+pub mod http2_tls;
 pub mod packet;
 mod quic;
 mod request;

@@ -46,9 +46,6 @@ const MAX_HANDSHAKE_RECORDS: u8 = 4;
 const MAX_ALERT_SEGMENT: u32 = 31;
 /// The longest segment that ends a handshake without a client certificate: ChangeCipherSpec and Finished.
 const MAX_FINISHED_SEGMENT: u32 = 80;
-/// Contents of HTTP/2 control frames with their headers: SETTINGS acknowledgement, WINDOW_UPDATE,
-/// PING, GOAWAY.
-const HTTP2_CONTROL: [u32; 4] = [9, 13, 17, 26];
 
 /// Takes the usual segment of an established flow: an acknowledgement, or the next data of the request
 /// under way, within one record. `false` for every other; then nothing has changed.
@@ -106,6 +103,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
         mode |= recognise(packet, half, segment) as u32;
         flow.asked.mode.set(mode);
     }
+    mode = http2_inside(flow, mode);
     match protocol(mode) {
         Protocol::Tls => {
             if mode & HANDSHAKE_DONE == 0 {
@@ -121,13 +119,28 @@ pub(crate) fn segment<P: Packet, T: Tables>(
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
             None
         }
-        // It has a stage of its own.
+        // It has a stage of its own, which places the segment.
+        Protocol::TlsHttp2 => None,
+        // Likewise, in a stream of its own.
         Protocol::Http2 => {
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
             None
         }
         known => clear_text(packet, flow, half, segment, (mode, known), now),
     }
+}
+
+/// The mode of a flow whose server has shown that it speaks HTTP/2: once the handshake is over, a stage of its
+/// own goes on with it.
+#[inline(always)]
+pub(crate) fn http2_inside(flow: &Flow, mode: u32) -> u32 {
+    let known = flow.answered.tls.get() & TLS_HTTP2 != 0;
+    if !known || protocol(mode) != Protocol::Tls || mode & HANDSHAKE_DONE == 0 {
+        return mode;
+    }
+    let mode = mode & !0xff | Protocol::TlsHttp2 as u32;
+    flow.asked.mode.set(mode);
+    mode
 }
 
 /// What the connection speaks, from the begin of a segment. A connection met in its middle stays
@@ -443,7 +456,7 @@ impl Reader<Record> for Handshake<'_> {
             return;
         }
         let content = record.len.saturating_sub(self.overhead);
-        if content <= MAX_CONTROL || self.tls & TLS_HTTP2 != 0 && HTTP2_CONTROL.contains(&content) {
+        if content <= MAX_CONTROL {
             return;
         }
         if self.found.answered && !self.found.begins {

@@ -6,7 +6,7 @@
 //! it, in the room that [`Tables::scratch`] hands out.
 
 use crate::{
-    http2,
+    http2, http2_tls,
     packet::{Direction, Packet},
     quic,
     track::{self, Tables},
@@ -21,6 +21,8 @@ pub enum Stage {
     Turns,
     /// HTTP/2 in clear text.
     Http2,
+    /// HTTP/2 inside TLS.
+    TlsHttp2,
     /// HTTP/3 over QUIC.
     Quic,
     /// Tunnels, which are opened.
@@ -29,7 +31,7 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Turns, Self::Http2, Self::Quic, Self::Tunnel];
+    pub const ALL: [Self; 5] = [Self::Turns, Self::Http2, Self::TlsHttp2, Self::Quic, Self::Tunnel];
 
     /// What the names of its programs end with.
     #[must_use]
@@ -37,6 +39,7 @@ impl Stage {
         match self {
             Self::Turns => "turns",
             Self::Http2 => "http2",
+            Self::TlsHttp2 => "h2tls",
             Self::Quic => "quic",
             Self::Tunnel => "inner",
         }
@@ -48,6 +51,7 @@ impl Stage {
         match self {
             Self::Turns => return track::asks(packet, tables),
             Self::Http2 => http2::ingress(packet, tables),
+            Self::TlsHttp2 => http2_tls::ingress(packet, tables),
             Self::Quic => quic::ingress(packet, tables),
             Self::Tunnel => return tunnel::track(packet, tables, Direction::Ingress),
         }
@@ -60,6 +64,7 @@ impl Stage {
         match self {
             Self::Turns => return track::answers(packet, tables),
             Self::Http2 => http2::egress(packet, tables),
+            Self::TlsHttp2 => http2_tls::egress(packet, tables),
             Self::Quic => quic::egress(packet, tables),
             Self::Tunnel => return tunnel::track(packet, tables, Direction::Egress),
         }

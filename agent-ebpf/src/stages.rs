@@ -79,5 +79,6 @@ macro_rules! stage {
 
 stage!(Turns: hyd_in_turns, hyd_frags_turns, hyd_tc_in_turns, hyd_out_turns);
 stage!(Http2: hyd_in_http2, hyd_frags_http2, hyd_tc_in_http2, hyd_out_http2);
+stage!(TlsHttp2: hyd_in_h2tls, hyd_frags_h2tls, hyd_tc_in_h2tls, hyd_out_h2tls);
 stage!(Tunnel: hyd_in_inner, hyd_frags_inner, hyd_tc_in_inner, hyd_out_inner);
 stage!(Quic: hyd_in_quic, hyd_frags_quic, hyd_tc_in_quic, hyd_out_quic);

@@ -25,6 +25,7 @@ use hydrometer_ebpf::{
     flow::Flow,
     hello::{HelloEvent, MAX_HELLO},
     http2::Connection,
+    http2_tls::Estimate,
     packet::{Direction, Packet},
     track::{Scratch, Step, Tables},
     tunnel::Tunnels,
@@ -42,6 +43,9 @@ static CONNECTIONS: LruHashMap<FlowKey, Connection> = LruHashMap::with_max_entri
 /// Their open streams.
 #[map]
 static STREAMS: LruHashMap<StreamKey, Flow> = LruHashMap::with_max_entries(1, 0);
+/// What is estimated of HTTP/2 connections inside TLS.
+#[map]
+static ESTIMATES: LruHashMap<FlowKey, Estimate> = LruHashMap::with_max_entries(1, 0);
 /// One bit for each port that a service uses.
 #[map]
 static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
@@ -92,6 +96,9 @@ static NEW_FLOW: Flow = unsafe { MaybeUninit::zeroed().assume_init() };
 /// What a new connection begins with.
 // SAFETY: as above.
 static NEW_CONNECTION: Connection = unsafe { MaybeUninit::zeroed().assume_init() };
+/// What a new estimate begins with.
+// SAFETY: as above.
+static NEW_ESTIMATE: Estimate = unsafe { MaybeUninit::zeroed().assume_init() };
 /// What a new client begins with.
 // SAFETY: as above.
 static NEW_CLIENT: Client = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -144,6 +151,18 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     fn remove_stream(&self, key: &StreamKey) {
         // It may have been evicted meanwhile.
         let _ = STREAMS.remove(key);
+    }
+
+    #[inline(always)]
+    fn estimate(&self, key: &FlowKey) -> Option<&Estimate> {
+        // SAFETY: see above.
+        unsafe { ESTIMATES.get(key) }
+    }
+
+    #[inline(always)]
+    fn insert_estimate(&self, key: &FlowKey) -> Option<&Estimate> {
+        let _ = ESTIMATES.insert(key, &NEW_ESTIMATE, BPF_NOEXIST as u64);
+        self.estimate(key)
     }
 
     #[inline(always)]

@@ -16,6 +16,7 @@ use crate::{
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
     hello::HelloEvent,
     http2,
+    http2_tls::Estimate,
     packet::{ACK, Direction, FIN, Outer, Packet, RST, SYN, Segment, Skip, UDP, parse},
     quic,
     request::{self, Work},
@@ -45,6 +46,10 @@ pub unsafe trait Tables {
     fn insert_stream(&self, key: &StreamKey) -> Option<&Flow>;
     /// Removes an HTTP/2 stream.
     fn remove_stream(&self, key: &StreamKey);
+    /// Looks up what is estimated of an HTTP/2 connection inside TLS.
+    fn estimate(&self, key: &FlowKey) -> Option<&Estimate>;
+    /// Enters an HTTP/2 connection inside TLS.
+    fn insert_estimate(&self, key: &FlowKey) -> Option<&Estimate>;
     /// Looks a client up, or enters it.
     fn client(&self, key: &Address) -> Option<&Client>;
     /// The bits of an IPv6 address that tell one client from another.
@@ -88,7 +93,7 @@ pub struct Scratch {
     pub(crate) segment: Segment,
     pub(crate) outer: Outer,
     pub(crate) inner: tunnel::Inner,
-    work: Work,
+    pub(crate) work: Work,
     pub(crate) http2: http2::Work,
     pub(crate) datagram: quic::Walk,
 }
@@ -157,6 +162,8 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
     {
         report(tables, segment, &mut half.unreported, Direction::Ingress, now);
     }
+    // The first request may have come with the end of the handshake.
+    request::http2_inside(flow, flow.asked.mode.get());
     stage(flow)
 }
 
@@ -223,6 +230,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
 fn stage(flow: &Flow) -> Option<Stage> {
     match protocol(flow.asked.mode.get()) {
         Protocol::Http2 => Some(Stage::Http2),
+        Protocol::TlsHttp2 => Some(Stage::TlsHttp2),
         Protocol::Quic => Some(Stage::Quic),
         _ => None,
     }
@@ -434,21 +442,32 @@ fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
 /// An exchange is over: the client's counters, and a record for userspace.
 #[inline(always)]
 pub(crate) fn hand_out<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, turn: u32, flags: u8) {
-    let totals = flow.totals(turn);
+    deliver(tables, flow, segment, flow.totals(turn), |event| flow.describe(turn, flags, event));
+}
+
+/// Counts an exchange of this many bytes, and hands out what `describe` makes of it.
+#[inline(always)]
+pub(crate) fn deliver<T: Tables>(
+    tables: &T,
+    flow: &Flow,
+    segment: &Segment,
+    (asked, answered): (u64, u64),
+    describe: impl FnOnce(&mut ExchangeEvent),
+) {
     let emitted = tables.emit(|event| {
         event.client = segment.key.client;
         event.server = segment.key.server;
         event.client_port = u16::from_be(segment.key.client_port);
         event.server_port = u16::from_be(segment.key.server_port);
-        flow.describe(turn, flags, event);
+        describe(event);
     });
     if !emitted {
         tables.count(Counter::RingFull);
     }
-    flow.request_bytes.add(totals.0);
-    flow.answer_bytes.add(totals.1);
+    flow.request_bytes.add(asked);
+    flow.answer_bytes.add(answered);
     if let Some(client) = client(tables, segment) {
-        client.ended(totals.0, totals.1);
+        client.ended(asked, answered);
     }
 }
 

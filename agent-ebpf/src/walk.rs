@@ -9,7 +9,7 @@ use core::{marker::PhantomData, ops::ControlFlow};
 use crate::{
     abi::Counter,
     packet::{Packet, Segment},
-    stream::Stream,
+    stream::{Place, Stream},
     track::{Step, Tables},
 };
 
@@ -70,6 +70,46 @@ pub(crate) struct Position<const N: usize> {
 impl<const N: usize> Default for Position<N> {
     fn default() -> Self {
         Self { at: 0, end: 0, remaining: 0, header: [0; N], straddles: false, ended: Walk::TooMany }
+    }
+}
+
+/// Where to begin with a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begin {
+    /// Bytes into the payload; `None` when nothing in it can be read.
+    pub(crate) offset: Option<u32>,
+    /// Bytes that went by unread and uncounted, where the boundary was lost.
+    pub(crate) missed: Option<u32>,
+}
+
+/// Places `segment` (with data) in its stream. One behind a gap waits for the bytes before it, unless a record
+/// that is `likely` begins it. Losing the boundary is counted.
+#[inline(always)]
+pub(crate) fn find<const N: usize, H: Header<N>, P: Packet, T: Tables>(
+    stream: &mut Stream<N>,
+    packet: &P,
+    tables: &T,
+    segment: &Segment,
+    likely: impl FnOnce(&H) -> bool,
+) -> Begin {
+    let in_sync = stream.in_sync();
+    match stream.place(segment.seq, segment.payload_len) {
+        Place::Old => return Begin { offset: None, missed: None },
+        Place::Walk(offset) => return Begin { offset: Some(offset), missed: None },
+        Place::Gap | Place::Lost => {}
+    }
+    let end = segment.seq.wrapping_add(segment.payload_len);
+    let begins = H::at_start(packet, segment).is_some_and(|header| likely(&header));
+    if !begins && in_sync && stream.hold(end) {
+        return Begin { offset: None, missed: None };
+    }
+    if in_sync {
+        tables.count(Counter::Desync);
+    }
+    if begins {
+        Begin { offset: Some(0), missed: Some(stream.resume(segment.seq)) }
+    } else {
+        Begin { offset: None, missed: Some(stream.lose(end)) }
     }
 }
 

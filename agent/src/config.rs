@@ -78,7 +78,7 @@ pub struct Settings {
     /// Clients counted in the kernel at once [default: 65536]
     #[arg(long, value_name = "COUNT")]
     max_clients: Option<u32>,
-    /// HTTP/2 streams in clear text tracked at once [default: 16384]
+    /// HTTP/2 streams in clear text, and HTTP/2 connections, tracked at once [default: 16384]
     #[arg(long, value_name = "COUNT")]
     max_streams: Option<u32>,
     /// Size of the ring buffer that carries finished exchanges [default: 8388608]

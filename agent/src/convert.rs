@@ -109,6 +109,7 @@ pub fn flow(flow: &kernel::FlowSnapshot) -> v1::Flow {
         answer_bytes: flow.answer_bytes,
         in_progress: flow.in_progress,
         accuracy: accuracy(flow.accuracy).into(),
+        confidence: flow.confidence,
     }
 }
 
@@ -128,6 +129,7 @@ pub fn exchange(exchange: &Exchange) -> v1::Exchange {
         record_median_bytes: exchange.record_median,
         protocol: protocol(exchange.protocol).into(),
         accuracy: accuracy(exchange.accuracy).into(),
+        confidence: exchange.confidence,
         aborted: exchange.ending == Ending::Aborted,
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use hydrometer_ebpf::{
-    abi::{self, ABORTED, DERIVED, ExchangeEvent, PIPELINED},
+    abi::{self, ABORTED, CERTAIN, DERIVED, ExchangeEvent, PIPELINED},
     client::record_median,
     hello::HelloEvent,
 };
@@ -16,6 +16,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
     let after = |later: u64, earlier: u64| Duration::from_nanos(later.saturating_sub(earlier));
     let since_request = |at: u64| (at != 0).then(|| after(at, event.request_end));
     let protocol = protocol(event.protocol);
+    let accuracy = accuracy(protocol, event.flags & (DERIVED | PIPELINED) != 0);
     Exchange {
         start: epoch + Duration::from_nanos(event.start),
         client: ClientId::new(client, prefix),
@@ -30,7 +31,8 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
         records: event.records,
         record_median: record_median(event),
         protocol,
-        accuracy: accuracy(protocol, event.flags & (DERIVED | PIPELINED) != 0),
+        accuracy,
+        confidence: confidence(accuracy, event.confidence),
         ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
         ja4: None,
     }
@@ -60,6 +62,11 @@ pub(crate) fn accuracy(protocol: Protocol, derived: bool) -> Accuracy {
         Protocol::Http1 | Protocol::Tls | Protocol::Http2 => Accuracy::Exact,
         Protocol::TlsHttp2 | Protocol::Quic | Protocol::Other => Accuracy::Estimated,
     }
+}
+
+/// How far figures of this accuracy are to be believed, where that is a question: the library's number as a share.
+pub(crate) fn confidence(accuracy: Accuracy, number: u16) -> Option<f32> {
+    (accuracy == Accuracy::Estimated).then(|| f32::from(number.min(CERTAIN)) / f32::from(CERTAIN))
 }
 
 /// A number for the flow: FNV-1a over its addresses, ports and begin, cut to the 48 bits that every

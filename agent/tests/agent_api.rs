@@ -83,6 +83,7 @@ fn exchanges(client: &str, count: u64, record_median: u32) -> Vec<Exchange> {
             record_median,
             protocol: Protocol::Tls,
             accuracy: Accuracy::Exact,
+            confidence: None,
             ending: Ending::Complete,
             ja4: None,
         })

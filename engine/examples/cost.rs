@@ -73,6 +73,7 @@ fn exchange(client: u32, seconds: f64) -> Exchange {
         record_median: 240 + client % 8,
         protocol: Protocol::Tls,
         accuracy: Accuracy::Derived,
+        confidence: None,
         ending: Ending::Complete,
         ja4: None,
     }

@@ -90,6 +90,8 @@ pub struct Exchange {
     pub protocol: Protocol,
     /// Accuracy of these figures.
     pub accuracy: Accuracy,
+    /// How far an estimate is to be believed, from 0 to 1; `None` where nothing is estimated.
+    pub confidence: Option<f32>,
     /// How it ended.
     pub ending: Ending,
     /// JA4 fingerprint of the client's TLS ClientHello, where measured.

@@ -48,6 +48,7 @@ fn test_exchange() -> Exchange {
         record_median: 242,
         protocol: Protocol::Tls,
         accuracy: Accuracy::Derived,
+        confidence: None,
         ending: Ending::Complete,
         ja4: None,
     }

@@ -1,7 +1,7 @@
 //! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
 //!
-//! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`
-//! and `ja4`. What a line cannot say (the service's address, the client's port, how the exchange
+//! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`,
+//! `confidence` and `ja4`. What a line cannot say (the service's address, the client's port, how the exchange
 //! ended) reads back as unknown.
 
 use std::time::Duration;
@@ -41,6 +41,9 @@ pub struct ExchangeRecord {
     /// Accuracy of these figures.
     #[serde(default)]
     pub accuracy: Accuracy,
+    /// How far an estimate is to be believed, from 0 to 1; not there where nothing is estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
     /// JA4 fingerprint of the client, where measured.
     #[serde(default)]
     pub ja4: Option<String>,
@@ -52,6 +55,14 @@ pub enum ExchangeRecordError {
     /// The client is not an address.
     #[error("field client: {0}")]
     Client(#[from] ParseClientIdError),
+    /// A share is not between 0 and 1.
+    #[error("field {field} is {value}: it must be between 0 and 1")]
+    Share {
+        /// Name of the field.
+        field: &'static str,
+        /// Its value.
+        value: f32,
+    },
     /// A time is negative, not finite, or beyond what can be represented.
     #[error("field {field} is {value}: it must be zero or more, and finite")]
     Time {
@@ -78,6 +89,7 @@ impl From<&Exchange> for ExchangeRecord {
             record_median: exchange.record_median,
             protocol: exchange.protocol,
             accuracy: exchange.accuracy,
+            confidence: exchange.confidence,
             ja4: exchange.ja4.clone(),
         }
     }
@@ -103,6 +115,7 @@ impl TryFrom<ExchangeRecord> for Exchange {
             record_median: record.record_median,
             protocol: record.protocol,
             accuracy: record.accuracy,
+            confidence: record.confidence.map(|value| share("confidence", value)).transpose()?,
             ending: Ending::Complete,
             ja4: record.ja4,
         })
@@ -116,6 +129,10 @@ fn millis(duration: Duration) -> f64 {
 
 fn optional_millis(field: &'static str, value: Option<f64>) -> Result<Option<Duration>, ExchangeRecordError> {
     value.map(|value| seconds(field, value, value / 1e3)).transpose()
+}
+
+fn share(field: &'static str, value: f32) -> Result<f32, ExchangeRecordError> {
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(ExchangeRecordError::Share { field, value }) }
 }
 
 fn seconds(field: &'static str, value: f64, seconds: f64) -> Result<Duration, ExchangeRecordError> {
@@ -139,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_written_line_has_the_promised_names_in_order() {
-        let record: ExchangeRecord = serde_json::from_str(LINE).unwrap();
+        let record = ExchangeRecord { confidence: Some(0.9), ..serde_json::from_str(LINE).unwrap() };
         let text = serde_json::to_string(&record).unwrap();
         let mut at = 0;
         for name in [
@@ -156,6 +173,7 @@ mod tests {
             "record_median",
             "protocol",
             "accuracy",
+            "confidence",
             "ja4",
         ] {
             at += text[at..].find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {text}"));
@@ -169,6 +187,7 @@ mod tests {
             (ExchangeRecord { start: -1.0, ..good.clone() }, "field start is -1"),
             (ExchangeRecord { duration_ms: f64::NAN, ..good.clone() }, "field duration_ms is NaN"),
             (ExchangeRecord { ttfb_ms: Some(f64::INFINITY), ..good.clone() }, "field ttfb_ms is inf"),
+            (ExchangeRecord { confidence: Some(1.1), ..good.clone() }, "field confidence is 1.1"),
             (ExchangeRecord { client: "me".into(), ..good }, "field client: \"me\" is not a client"),
         ];
         for (record, message) in cases {

@@ -46,6 +46,7 @@ fn ask(client: ClientId, at: f64, duration: f64, dice: &mut Dice) -> Exchange {
         record_median: 600,
         protocol: Protocol::Tls,
         accuracy: Accuracy::Derived,
+        confidence: None,
         ending: Ending::Complete,
         ja4: None,
     }

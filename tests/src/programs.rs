@@ -61,6 +61,7 @@ impl Programs {
             .map_max_entries("CLIENTS", 65_536)
             .map_max_entries("CONNECTIONS", 4_096)
             .map_max_entries("STREAMS", 16_384)
+            .map_max_entries("ESTIMATES", 16_384)
             .map_max_entries("EXCHANGES", ring)
             .load(object)
             .context("cannot load the kernel programs")?;

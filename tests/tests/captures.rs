@@ -44,6 +44,7 @@ struct Exchange {
     ttft_ms: Option<f64>,
     duration_ms: f64,
     accuracy: String,
+    confidence: Option<f64>,
 }
 
 /// What the wire does not tell, per capture, and why.
@@ -167,17 +168,31 @@ fn clients_have_as_many_requests_and_bytes_as_the_servers_log_says() {
 }
 
 #[test]
-fn multiplexed_http2_under_tls_has_its_bytes_right_and_says_that_the_rest_is_estimated() {
+fn http2_under_tls_is_counted_within_3_percent_or_says_that_it_may_not_be() {
     let mut captures = 0;
     for (name, truth) in truths().iter().filter(|(_, truth)| truth.protocol == "h2") {
         let exchanges = replay(name);
         captures += 1;
         assert!(exchanges.iter().all(|exchange| exchange.accuracy == "estimated"), "{name}");
+        let confidence = exchanges.iter().map(|exchange| exchange.confidence.unwrap());
+        let confidence = confidence.sum::<f64>() / exchanges.len() as f64;
+        // The real client behind nginx, whatever it multiplexes and aborts, against others that end requests or
+        // answers in other ways.
+        let fits = !name.contains("h2load") && !name.contains("haproxy");
+        assert_eq!(fits, confidence >= 0.5, "{name}: {confidence}");
+        assert!(off(exchanges.len() as u64, truth.requests) <= 0.03, "{name}: {}", exchanges.len());
         let (logged, counted) = (logged(truth), counted(&exchanges));
         for (client, sums) in &counted {
-            // One of the proxies logs no bytes.
-            let truth = logged[client].answer_bytes;
-            assert!(truth == 0 || off(sums.answer_bytes, truth) <= 0.02, "{name}: {sums:?}");
+            // One of the proxies logs no bytes. Of requests what is beyond is window updates in their records.
+            let truth = &logged[client];
+            assert!(
+                truth.answer_bytes == 0 || off(sums.answer_bytes, truth.answer_bytes) <= 0.011,
+                "{name}: {sums:?}"
+            );
+            assert!(
+                truth.request_bytes == 0 || off(sums.request_bytes, truth.request_bytes) <= 0.05,
+                "{name}: {sums:?}"
+            );
         }
     }
     assert_eq!(captures, 6);

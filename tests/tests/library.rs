@@ -41,7 +41,7 @@ fn handshake() -> [Flight; 3] {
     let encrypted = |length: usize| record(23, &vec![0xee; length]);
     let change = record(20, &[1]);
     let server =
-        [record(22, &hello), change.clone(), encrypted(32), encrypted(836), encrypted(281), encrypted(53)];
+        [record(22, &hello), change.clone(), encrypted(38), encrypted(836), encrypted(281), encrypted(53)];
     [
         Flight { asks: true, bytes: record(22, &[1; 517]) },
         Flight { asks: false, bytes: server.concat() },

@@ -206,7 +206,7 @@ fn flows(flows: &[Flow], now: Timestamp, paint: Paint) -> String {
         let cells = [
             format!("{} > {}", flow.client_port, words::service(flow.service.as_ref())),
             words::protocol(flow.protocol),
-            words::accuracy(flow.accuracy),
+            words::believed(words::accuracy(flow.accuracy), flow.confidence),
             units::count(flow.requests),
             units::bytes(flow.request_bytes as f64),
             units::bytes(flow.answer_bytes as f64),
@@ -248,7 +248,7 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
             span(exchange.duration.as_ref()),
             units::count(u64::from(exchange.records)),
             units::bytes(f64::from(exchange.record_median_bytes)),
-            words::accuracy(exchange.accuracy),
+            words::believed(words::accuracy(exchange.accuracy), exchange.confidence),
             if exchange.aborted { "aborted" } else { "complete" }.to_owned(),
         ];
         let tone = if exchange.aborted { Tone::Warn } else { Tone::Plain };

@@ -155,6 +155,9 @@ pub struct Flow {
     pub protocol: String,
     /// Accuracy of its figures.
     pub accuracy: String,
+    /// How far an estimate is to be believed, from 0 to 1; not there where nothing is estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
     /// First packet.
     pub first_seen: Option<Timestamp>,
     /// Last packet.
@@ -196,6 +199,9 @@ pub struct Exchange {
     pub protocol: String,
     /// Accuracy of these figures.
     pub accuracy: String,
+    /// How far an estimate is to be believed, from 0 to 1; not there where nothing is estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
     /// Cut short.
     pub aborted: bool,
 }

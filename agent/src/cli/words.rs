@@ -47,6 +47,14 @@ pub fn accuracy(value: i32) -> String {
     word(Accuracy::try_from(value).ok().map(|accuracy| accuracy.as_str_name()), "ACCURACY_")
 }
 
+/// The name of an accuracy, with how far the figures are to be believed where that is a question.
+pub fn believed(accuracy: String, confidence: Option<f32>) -> String {
+    match confidence {
+        Some(confidence) => format!("{accuracy} {confidence:.2}"),
+        None => accuracy,
+    }
+}
+
 /// Reads an anomaly kind as users type it.
 pub fn parse_kind(text: &str) -> anyhow::Result<AnomalyKind> {
     let wanted = text.replace('-', "_").to_ascii_uppercase();

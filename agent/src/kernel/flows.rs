@@ -17,7 +17,8 @@ use std::{
 use aya::maps::{Array, HashMap as Map, IterableMap as _, MapData, MapFd};
 use hydrometer_ebpf::{
     abi::{self, Address, DERIVED, ExchangeEvent, FlowKey, StreamKey, client_key, ip},
-    flow::Flow,
+    flow::{Flow, UNCHECKED},
+    http2_tls::Estimate,
     packet::{TCP, UDP},
 };
 use hydrometer_engine::{ClientId, Exchange, Nanos, Service};
@@ -31,6 +32,8 @@ use crate::{traffic::Traffic, wire};
 
 type Key = [u32; size_of::<FlowKey>() / 4];
 type Words = [u64; size_of::<Flow>() / 8];
+/// What is estimated of HTTP/2 connections inside TLS, by the key of their flow.
+pub(super) type Estimates = Map<MapData, Key, [u64; size_of::<Estimate>() / 8]>;
 
 /// Entries read at a time.
 const PIECE: usize = 1024;
@@ -53,6 +56,7 @@ pub(super) struct Flows {
     pieces: Batches<Key, Words>,
     /// HTTP/2 streams. Their ends show, so the sweep leaves them alone.
     streams: Map<MapData, [u32; 12], Words>,
+    estimates: Estimates,
     pass: Pass,
     /// The pass before: complete.
     last: Pass,
@@ -86,6 +90,7 @@ impl Flows {
     pub(super) fn new(
         map: Map<MapData, Key, Words>,
         streams: Map<MapData, [u32; 12], Words>,
+        estimates: Estimates,
         tickets: Array<MapData, u32>,
         traffic: Traffic,
     ) -> Self {
@@ -94,6 +99,7 @@ impl Flows {
             map,
             pieces: Batches::new(PIECE, FlowKey::default().into(), Flow::default().into()),
             streams,
+            estimates,
             pass: Pass::default(),
             last: Pass::default(),
             handed_out: HashMap::new(),
@@ -121,9 +127,9 @@ impl Flows {
         self.last.entries
     }
 
-    /// The maps' descriptors: flows, streams.
-    pub(super) fn maps(&self) -> [&MapFd; 2] {
-        [self.map.map().fd(), self.streams.map().fd()]
+    /// The maps' descriptors: flows, streams, estimates.
+    pub(super) fn maps(&self) -> [&MapFd; 3] {
+        [self.map.map().fd(), self.streams.map().fd(), self.estimates.map().fd()]
     }
 
     /// Walks on, and hands out answered exchanges that have been quiet for `quiet`.
@@ -161,6 +167,7 @@ impl Flows {
             pass: &mut self.pass,
             passes: self.passes,
             handed_out: &mut self.handed_out,
+            estimates: &self.estimates,
             tickets: &self.tickets,
             traffic: self.traffic,
             out,
@@ -203,10 +210,39 @@ impl Flows {
         let unique: HashSet<_> = keys.collect();
         let epoch = clock::epoch();
         let mut flows: Vec<_> =
-            unique.into_iter().filter_map(|key| Some(snapshot(key, self.read(key)?, epoch))).collect();
+            unique.into_iter().filter_map(|key| Some(self.snapshot(key, self.read(key)?, epoch))).collect();
         flows.sort_by_key(|flow| Reverse(flow.last_seen));
         flows.truncate(limit);
         flows
+    }
+
+    fn snapshot(&self, key: &FlowKey, mut flow: Flow, epoch: Nanos) -> FlowSnapshot {
+        let estimate = estimate(&self.estimates, key, &flow);
+        let (requests, confidence) = match estimate.as_ref().and_then(|estimate| estimate.count(&flow)) {
+            Some((requests, confidence)) => (requests, confidence),
+            None => (flow.requests(), UNCHECKED),
+        };
+        let open: Vec<_> = match &estimate {
+            Some(estimate) => estimate.open(&flow, key).collect(),
+            None => flow.open(key).into_iter().collect(),
+        };
+        let protocol = wire::protocol(flow.protocol() as u8);
+        let accuracy = wire::accuracy(protocol, open.iter().any(|event| event.flags & DERIVED != 0));
+        FlowSnapshot {
+            client: ip(key.client),
+            client_port: u16::from_be(key.client_port),
+            service: Service { address: Some(ip(key.server)), port: u16::from_be(key.server_port) },
+            protocol,
+            first_seen: epoch + Duration::from_nanos(flow.first_seen.get()),
+            last_seen: epoch + Duration::from_nanos(last_seen(&flow)),
+            requests: requests.into(),
+            request_bytes: flow.request_bytes.get()
+                + open.iter().map(|event| event.request_bytes).sum::<u64>(),
+            answer_bytes: flow.answer_bytes.get() + open.iter().map(|event| event.answer_bytes).sum::<u64>(),
+            in_progress: !open.is_empty(),
+            accuracy,
+            confidence: wire::confidence(accuracy, confidence),
+        }
     }
 }
 
@@ -219,6 +255,7 @@ struct Reader<'a> {
     pass: &'a mut Pass,
     passes: u64,
     handed_out: &'a mut HashMap<Turn, HandedOut>,
+    estimates: &'a Estimates,
     tickets: &'a Array<MapData, u32>,
     traffic: Traffic,
     out: &'a mut Vec<Exchange>,
@@ -233,21 +270,33 @@ impl Reader<'_> {
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {
             self.pass.closed.push((key, flow.first_seen.get()));
         }
-        let Some(event) = flow.open(&key) else { return };
-        let over = match self.quiet {
-            None => true,
-            Some(quiet) => self.is_answered(&flow, &event) && self.now.saturating_sub(event.last) >= quiet,
-        };
-        if !over {
-            return;
+        if let Some(estimate) = estimate(self.estimates, &key, &flow) {
+            let answered = flow.answered.records.get() > 0;
+            let over = self.quiet.is_none() || answered && self.is_quiet(flow.answered.last.get());
+            for event in estimate.open(&flow, &key).filter(|_| over) {
+                self.hand_out(key, &event);
+            }
+        } else if let Some(event) = flow.open(&key)
+            && (self.quiet.is_none() || self.is_answered(&flow, &event) && self.is_quiet(event.last))
+        {
+            self.hand_out(key, &event);
         }
+    }
+
+    /// Whether an answer that ended at `last` is over.
+    fn is_quiet(&self, last: u64) -> bool {
+        self.quiet.is_none_or(|quiet| self.now.saturating_sub(last) >= quiet)
+    }
+
+    /// Hands an exchange out, unless it has been.
+    fn hand_out(&mut self, key: FlowKey, event: &ExchangeEvent) {
         let turn = Turn { flow: key, flow_start: event.flow_start, number: event.turn };
         if let Some(before) = self.handed_out.get_mut(&turn) {
             before.pass = self.passes;
             return;
         }
         self.handed_out.insert(turn, HandedOut { pass: self.passes, answer_bytes: event.answer_bytes });
-        self.out.push(wire::exchange(&event, self.epoch, self.traffic.ipv6_prefix));
+        self.out.push(wire::exchange(event, self.epoch, self.traffic.ipv6_prefix));
     }
 
     /// Whether there is an answer, where a lone record as long as the service's session tickets is none.
@@ -275,25 +324,14 @@ impl Turn {
     }
 }
 
-fn last_seen(flow: &Flow) -> u64 {
-    flow.first_seen.get().max(flow.asked.end.get()).max(flow.answered.last.get())
+/// What is estimated of `flow`, if anything is.
+fn estimate(estimates: &Estimates, key: &FlowKey, flow: &Flow) -> Option<Estimate> {
+    if flow.protocol() != abi::Protocol::TlsHttp2 {
+        return None;
+    }
+    estimates.get(&(*key).into(), 0).ok().map(Estimate::from)
 }
 
-fn snapshot(key: &FlowKey, mut flow: Flow, epoch: Nanos) -> FlowSnapshot {
-    let event = flow.open(key);
-    let protocol = wire::protocol(flow.protocol() as u8);
-    let derived = event.is_some_and(|event| event.flags & DERIVED != 0);
-    FlowSnapshot {
-        client: ip(key.client),
-        client_port: u16::from_be(key.client_port),
-        service: Service { address: Some(ip(key.server)), port: u16::from_be(key.server_port) },
-        protocol,
-        first_seen: epoch + Duration::from_nanos(flow.first_seen.get()),
-        last_seen: epoch + Duration::from_nanos(last_seen(&flow)),
-        requests: u64::from(flow.requests()),
-        request_bytes: flow.request_bytes.get() + event.map_or(0, |event| event.request_bytes),
-        answer_bytes: flow.answer_bytes.get() + event.map_or(0, |event| event.answer_bytes),
-        in_progress: event.is_some(),
-        accuracy: wire::accuracy(protocol, derived),
-    }
+fn last_seen(flow: &Flow) -> u64 {
+    flow.first_seen.get().max(flow.asked.end.get()).max(flow.answered.last.get())
 }

@@ -67,6 +67,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
         .map_max_entries("CLIENTS", options.max_clients)
         .map_max_entries("CONNECTIONS", options.max_streams)
         .map_max_entries("STREAMS", options.max_streams)
+        .map_max_entries("ESTIMATES", options.max_streams)
         .map_max_entries("EXCHANGES", ring)
         .load(OBJECT)
         .map_err(|error| error::load(&error))?;

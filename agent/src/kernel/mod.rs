@@ -52,7 +52,8 @@ pub struct KernelOptions {
     pub max_flows: u32,
     /// Entries of the client table.
     pub max_clients: u32,
-    /// Open HTTP/2 streams in clear text, and connections with such, that are followed at a time.
+    /// Open HTTP/2 streams in clear text, and HTTP/2 connections in clear text and in TLS, that are followed at a
+    /// time.
     pub max_streams: u32,
     /// How packets are read.
     pub traffic: Traffic,
@@ -211,6 +212,8 @@ pub struct FlowSnapshot {
     pub in_progress: bool,
     /// Accuracy of these figures.
     pub accuracy: Accuracy,
+    /// How far an estimate of the requests is to be believed, from 0 to 1.
+    pub confidence: Option<f32>,
 }
 
 /// One loaded program.
@@ -302,6 +305,7 @@ impl Kernel {
         let flows = Flows::new(
             load::take(&mut ebpf, "FLOWS")?,
             load::take(&mut ebpf, "STREAMS")?,
+            load::take(&mut ebpf, "ESTIMATES")?,
             load::take(&mut ebpf, "TICKETS")?,
             options.traffic,
         );

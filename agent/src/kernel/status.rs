@@ -26,10 +26,11 @@ pub(super) fn programs(ebpf: &Ebpf) -> Vec<ProgramStatus> {
 
 /// The maps that grow with the traffic, and the ring buffer.
 pub(super) fn maps(kernel: &Kernel) -> Vec<MapStatus> {
-    let [flows, streams] = kernel.flows.maps();
+    let [flows, streams, estimates] = kernel.flows.maps();
     [
         map("flows", flows.as_fd(), Some(kernel.flows.entries())),
         map("streams", streams.as_fd(), None),
+        map("estimates", estimates.as_fd(), None),
         map("clients", kernel.clients.fd().as_fd(), Some(kernel.clients.entries())),
         map("exchanges", kernel.ring.as_fd(), None),
     ]

@@ -12,13 +12,14 @@ use std::{
 
 use hydrometer_ebpf::{
     abi::{
-        Address, COUNTERS, Counter, Counters, ExchangeEvent, FlowKey, ServiceKey, StreamKey, address,
-        client_key,
+        Address, COUNTERS, Counter, Counters, ExchangeEvent, FlowKey, Protocol, ServiceKey, StreamKey,
+        address, client_key,
     },
     client::Client,
     flow::Flow,
     hello::HelloEvent,
     http2::Connection,
+    http2_tls::Estimate,
     packet::{Direction, Packet},
     track::{self, Scratch, Step, Tables},
     tunnel::{self, Tunnels},
@@ -69,6 +70,7 @@ pub struct Replay {
     flows: Table<FlowKey, Flow>,
     connections: Table<FlowKey, Connection>,
     streams: Table<StreamKey, Flow>,
+    estimates: Table<FlowKey, Estimate>,
     clients: Table<Address, Client>,
     traffic: Traffic,
     tickets: RefCell<HashMap<u16, u32>>,
@@ -140,7 +142,7 @@ impl Replay {
     /// Exchanges still open: the capture is over.
     pub fn flush(&self) -> Vec<ExchangeEvent> {
         let mut open = Vec::new();
-        self.flows.each(|key, flow| open.extend(flow.open(key)));
+        self.flows.each(|key, flow| open.extend(open_of(key, flow, &self.estimates)));
         self.streams.each(|key, stream| open.extend(stream.open(&key.flow)));
         open.sort_by_key(|event| event.start);
         open
@@ -149,8 +151,9 @@ impl Replay {
     /// Makes room. What has to go is treated as at the end of the capture.
     fn settle(&mut self) {
         let events = self.events.get_mut();
-        self.flows.settle(|key, flow| events.extend(flow.open(key)));
+        self.flows.settle(|key, flow| events.extend(open_of(key, flow, &self.estimates)));
         self.streams.settle(|key, stream| events.extend(stream.open(&key.flow)));
+        self.estimates.settle(|_, _| ());
         self.connections.settle(|_, _| ());
         self.clients.settle(|_, _| ());
     }
@@ -168,6 +171,14 @@ impl Replay {
     /// Packets and losses.
     pub fn counters(&self) -> Counters {
         *self.counters.borrow()
+    }
+}
+
+/// The open exchanges of a flow.
+fn open_of(key: &FlowKey, flow: &Flow, estimates: &Table<FlowKey, Estimate>) -> Vec<ExchangeEvent> {
+    match estimates.get(key) {
+        Some(estimate) if flow.protocol() == Protocol::TlsHttp2 => estimate.open(flow, key).collect(),
+        _ => flow.open(key).into_iter().collect(),
     }
 }
 
@@ -200,6 +211,14 @@ unsafe impl Tables for Replay {
 
     fn remove_stream(&self, key: &StreamKey) {
         self.streams.remove(key);
+    }
+
+    fn estimate(&self, key: &FlowKey) -> Option<&Estimate> {
+        self.estimates.get(key)
+    }
+
+    fn insert_estimate(&self, key: &FlowKey) -> Option<&Estimate> {
+        Some(self.estimates.insert(*key))
     }
 
     fn client(&self, key: &Address) -> Option<&Client> {

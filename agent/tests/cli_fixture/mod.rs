@@ -254,6 +254,7 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         answer_bytes: requests * 21_000,
         in_progress,
         accuracy: Accuracy::Exact.into(),
+        confidence: None,
     };
     let exchange = |ago, aborted| Exchange {
         start: before(ago),
@@ -270,6 +271,7 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         protocol: Protocol::Tls.into(),
         accuracy: Accuracy::Exact.into(),
         aborted,
+        confidence: None,
     };
     Some(GetClientResponse {
         client: Some(client),

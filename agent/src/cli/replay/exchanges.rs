@@ -7,7 +7,7 @@ use hydrometer_engine::{Exchange, ExchangeRecord};
 
 use super::Output;
 use crate::{
-    cli::{output::Lines, units},
+    cli::{output::Lines, units, words},
     ordered::Ordered,
 };
 
@@ -76,7 +76,7 @@ fn cells(exchange: &Exchange) -> [String; TITLES.len()] {
         exchange.records.to_string(),
         exchange.record_median.to_string(),
         format!("{:?}", exchange.protocol).to_lowercase(),
-        format!("{:?}", exchange.accuracy).to_lowercase(),
+        words::believed(format!("{:?}", exchange.accuracy).to_lowercase(), exchange.confidence),
     ]
 }
 

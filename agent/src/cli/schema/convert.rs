@@ -114,6 +114,7 @@ impl From<&v1::Flow> for Flow {
             service: flow.service.as_ref().map(Service::from),
             protocol: words::protocol(flow.protocol),
             accuracy: words::accuracy(flow.accuracy),
+            confidence: flow.confidence,
             first_seen: words::instant(flow.first_seen.as_ref()),
             last_seen: words::instant(flow.last_seen.as_ref()),
             requests: flow.requests,
@@ -139,6 +140,7 @@ impl From<&v1::Exchange> for Exchange {
             record_median_bytes: exchange.record_median_bytes,
             protocol: words::protocol(exchange.protocol),
             accuracy: words::accuracy(exchange.accuracy),
+            confidence: exchange.confidence,
             aborted: exchange.aborted,
         }
     }
