@@ -53,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--top-logprobs", type=int, help="ask for log-probabilities with this many alternatives")
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--prompt-words", type=int, nargs=2, default=[4, 60], metavar=("LEAST", "MOST"))
+    parser.add_argument("--http2", action="store_true", help="HTTP/2, in clear text with prior knowledge")
     parser.add_argument("--no-keep-alive", action="store_true", help="a connection for every request")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -69,7 +70,11 @@ def connect(given: argparse.Namespace) -> AsyncOpenAI:
         keepalive_expiry=60.0,
     )
     transport = httpx2.AsyncHTTPTransport(
-        verify=ssl.create_default_context(cafile=given.ca), limits=limits, local_address=given.source
+        verify=ssl.create_default_context(cafile=given.ca),
+        http1=not given.http2,
+        http2=given.http2,
+        limits=limits,
+        local_address=given.source,
     )
     http = httpx2.AsyncClient(transport=transport, timeout=60.0, trust_env=False)
     # A retry would be a request that this log does not know.

@@ -17,6 +17,7 @@ pub mod control;
 pub mod curl;
 pub mod feed;
 pub mod frames;
+pub mod grpc;
 pub mod llama;
 pub mod net;
 pub mod nginx;

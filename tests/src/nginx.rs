@@ -17,7 +17,7 @@ use hydrometer_engine::ClientId;
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    llama,
+    grpc, llama,
     net::{Namespace, SERVER_V4, SERVER_V6},
     process::Process,
 };
@@ -36,6 +36,28 @@ pub enum Security {
     Tls12,
     /// HTTP/1.1 in TLS 1.3.
     Tls13,
+    /// HTTP/2 in clear text, with prior knowledge; also gRPC, for [`grpc::PATH`].
+    Http2,
+    /// HTTP/2 in TLS 1.2.
+    Http2Tls12,
+    /// HTTP/2 in TLS 1.3.
+    Http2Tls13,
+}
+
+impl Security {
+    /// Whether it is HTTP/2.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http2Tls12 | Self::Http2Tls13)
+    }
+
+    /// The TLS version, as nginx names it; `None` in clear text.
+    fn tls(self) -> Option<&'static str> {
+        match self {
+            Self::Plain | Self::Http2 => None,
+            Self::Tls12 | Self::Http2Tls12 => Some("TLSv1.2"),
+            Self::Tls13 | Self::Http2Tls13 => Some("TLSv1.3"),
+        }
+    }
 }
 
 /// The running proxy.
@@ -84,8 +106,13 @@ impl Nginx {
 
     /// What the OpenAI client is given, for a client with this address.
     pub fn base_url(&self, client: IpAddr) -> String {
-        let scheme = if self.security == Security::Plain { "http" } else { "https" };
+        let scheme = if self.security.tls().is_none() { "http" } else { "https" };
         format!("{scheme}://{}/v1", SocketAddr::new(crate::net::server_for(client), PORT))
+    }
+
+    /// What it speaks.
+    pub fn security(&self) -> Security {
+        self.security
     }
 
     /// The certificate that clients have to trust.
@@ -200,16 +227,21 @@ const LOG_FIELDS: [(&str, &str); 12] = [
 /// One process without a master, so that ending it by its id ends all of it.
 fn configuration(folder: &Path, security: Security, behind: &str) -> String {
     let folder = folder.display();
-    let (tls, versions) = match security {
-        Security::Plain => ("", String::new()),
-        Security::Tls12 => (" ssl", "ssl_protocols TLSv1.2;".to_owned()),
-        Security::Tls13 => (" ssl", "ssl_protocols TLSv1.3;".to_owned()),
+    let listen = match (security.tls(), security.is_http2()) {
+        (None, false) => "",
+        (None, true) => " http2",
+        (Some(_), false) => " ssl",
+        (Some(_), true) => " ssl http2",
     };
-    let certificate = match security {
-        Security::Plain => String::new(),
-        Security::Tls12 | Security::Tls13 => {
-            format!("ssl_certificate {folder}/certificate.pem; ssl_certificate_key {folder}/key.pem;")
-        }
+    let tls = security.tls().map_or_else(String::new, |version| {
+        format!(
+            "ssl_certificate {folder}/certificate.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols {version};"
+        )
+    });
+    let grpc = if security == Security::Http2 {
+        format!("location {} {{ grpc_pass grpc://127.0.0.1:{}; }}", grpc::PATH, grpc::PORT)
+    } else {
+        String::new()
     };
     let log_format = LOG_FIELDS.map(|(field, variable)| format!("\"{field}\":\"${variable}\"")).join(",");
     let upstream = llama::PORT;
@@ -229,11 +261,10 @@ http {{
     keepalive_timeout 300s;
     keepalive_requests 1000000;
     tcp_nodelay on;
-    {certificate}
-    {versions}
+    {tls}
     server {{
-        listen {SERVER_V4}:{PORT}{tls};
-        listen [{SERVER_V6}]:{PORT}{tls};
+        listen {SERVER_V4}:{PORT}{listen};
+        listen [{SERVER_V6}]:{PORT}{listen};
         location / {{
             proxy_pass http://127.0.0.1:{upstream};
             proxy_http_version 1.1;
@@ -241,6 +272,7 @@ http {{
             proxy_buffering off;
             proxy_read_timeout 120s;
         }}
+        {grpc}
     }}
     {behind}
 }}

@@ -111,6 +111,9 @@ impl Client {
         command.arg("--base-url").arg(nginx.base_url(address)).arg("--ca").arg(nginx.certificate());
         command.arg("--source").arg(address.to_string()).arg("--log").arg(&log);
         command.args(behaviour.arguments());
+        if nginx.security().is_http2() {
+            command.arg("--http2");
+        }
         let process = Process::spawn(&name, command, folder)?;
         Ok(Self { process, log, address })
     }
