@@ -208,7 +208,7 @@ plain! {
     StreamKey: [u32; 12],
     crate::tunnel::Tunnels: [u16; 4],
     ExchangeEvent: [u64; 18],
-    crate::flow::Flow: [u64; 37],
+    crate::flow::Flow: [u64; 38],
     crate::hello::HelloEvent: [u64; 7],
     crate::http2_tls::Estimate: [u64; 74],
     crate::client::Client: [u64; 12],
@@ -247,9 +247,9 @@ macro_rules! counters {
             /// All, in the order of [`Counters`].
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// Whether something was not followed; the others count packets.
+            /// Whether something was not followed; the others count packets and entries.
             pub const fn is_loss(self) -> bool {
-                self as u8 > Self::EgressUnwatched as u8
+                self as u8 > Self::ClientEntered as u8
             }
 
             /// The name in snake case.
@@ -278,6 +278,12 @@ counters! {
     EgressWatched = "egress_watched",
     /// Packets of others that the egress program saw.
     EgressUnwatched = "egress_unwatched",
+    /// TCP SYNs to watched services, whoever sent them.
+    Syns = "syns",
+    /// Flows entered in the flow map.
+    FlowEntered = "flow_entered",
+    /// Clients entered in the client map.
+    ClientEntered = "client_entered",
     /// The frame ends inside a header it announces.
     FrameTruncated = "frame_truncated",
     /// An IP header with an impossible version, header length or total length.
@@ -294,6 +300,11 @@ counters! {
     FlowInsert = "flow_insert",
     /// A client could not be entered in the client map and is not counted; raise max_clients.
     ClientInsert = "client_insert",
+    /// A flow whose client had not proven that it is there had to go for a newer one: a flood of SYNs, or more
+    /// connections begun at a time than an eighth of max_flows.
+    NewcomerDisplaced = "newcomer_displaced",
+    /// An exchange of a flow whose client never proved that it is there: it has no record and is not counted.
+    Unproven = "unproven",
     /// The ring buffer was full: one exchange is in the counters but has no record; raise ring_bytes.
     RingFull = "ring_full",
     /// The record boundary of a stream was lost (bytes were missed); sizes are derived until it is found again.

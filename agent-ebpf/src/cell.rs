@@ -1,8 +1,8 @@
 //! Memory that two cores touch.
 //!
 //! A shared cell is either published (one writer, any number of readers: [`get`](Shared64::get) and
-//! [`set`](Shared64::set)) or counted (any number of writers: [`add`](Shared64::add) and
-//! [`swap`](Shared64::swap)). Single loads and stores are never torn; `swap` is also a full barrier.
+//! [`set`](Shared64::set)) or counted (any number of writers: [`add`](Shared64::add),
+//! [`fetch_add`](Shared64::fetch_add) and [`swap`](Shared64::swap)). Single loads and stores are never torn; `swap` is also a full barrier.
 //!
 //! The core library for BPF has no atomic read-modify-write, so there the compiler's intrinsics are
 //! used, which become one instruction each; natively the standard atomics do.
@@ -31,6 +31,12 @@ macro_rules! shared {
             #[inline(always)]
             pub fn add(&self, value: $int) {
                 self.0.add(value);
+            }
+
+            /// Adds, wrapping around, and returns what was there before, in one step.
+            #[inline(always)]
+            pub fn fetch_add(&self, value: $int) -> $int {
+                self.0.fetch_add(value)
             }
 
             /// Stores `value` and returns what was there, in one step.
@@ -81,6 +87,13 @@ mod machine {
                 }
 
                 #[inline(always)]
+                pub(super) fn fetch_add(&self, value: $int) -> $int {
+                    // SAFETY: as in `store`; the instruction is atomic. With a relaxed ordering the compiler
+                    // takes the one that returns nothing.
+                    unsafe { atomic_xadd::<_, _, { AtomicOrdering::SeqCst }>(self.0.get(), value) }
+                }
+
+                #[inline(always)]
                 pub(super) fn swap(&self, value: $int) -> $int {
                     // SAFETY: as in `store`; the instruction is atomic.
                     unsafe { atomic_xchg::<_, { AtomicOrdering::SeqCst }>(self.0.get(), value) }
@@ -117,6 +130,11 @@ mod machine {
                 #[inline(always)]
                 pub(super) fn add(&self, value: $int) {
                     self.0.fetch_add(value, Ordering::Relaxed);
+                }
+
+                #[inline(always)]
+                pub(super) fn fetch_add(&self, value: $int) -> $int {
+                    self.0.fetch_add(value, Ordering::Relaxed)
                 }
 
                 #[inline(always)]

@@ -36,6 +36,9 @@ pub struct Flow {
     pub ended: Shared32,
     /// Non-zero when the connection is over.
     pub closed: Shared32,
+    /// Non-zero once the client has proven that it is there (`admission.rs`).
+    pub proven: Shared32,
+    pad: Shared32,
     /// First packet, nanoseconds.
     pub first_seen: Shared64,
     /// Application bytes of ended requests.
@@ -48,7 +51,7 @@ pub struct Flow {
 // that one packet of a direction is handled at a time; everything else is atomic.
 unsafe impl Sync for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 296);
+const _: () = assert!(size_of::<Flow>() == 304);
 
 impl Flow {
     /// Ingress's half.
@@ -84,6 +87,12 @@ impl Flow {
         }
     }
 
+    /// Whether the client has proven that it is there.
+    #[inline(always)]
+    pub fn is_proven(&self) -> bool {
+        self.proven.get() != 0
+    }
+
     /// Whether the open turn has been answered.
     #[inline(always)]
     pub fn is_answered(&self) -> bool {
@@ -96,10 +105,11 @@ impl Flow {
         self.client.get_mut().turns.saturating_sub(self.asked.turns_before.get())
     }
 
-    /// The exchange that is open, for a reader that looks at the flow from outside.
+    /// The exchange that is open, for a reader that looks at the flow from outside; none before the client has
+    /// proven that it is there.
     pub fn open(&self, key: &FlowKey) -> Option<ExchangeEvent> {
         let turn = self.asked.turn.get();
-        if turn == 0 || self.ended.get() == turn {
+        if turn == 0 || self.ended.get() == turn || !self.is_proven() {
             return None;
         }
         let mut event = ExchangeEvent::of(key);
@@ -251,7 +261,8 @@ pub struct Answered {
     pub tls: Shared32,
     /// The client's number in the newest SYN that the server accepted.
     pub accepted: Shared32,
-    pad: Shared32,
+    /// What acknowledges the server's newest SYN-ACK; over UDP non-zero once the server has spoken.
+    pub greeting: Shared32,
     /// Non-zero when an earlier answer to this turn has been handed out with the request's bytes.
     pub shared: Shared32,
 }
@@ -375,7 +386,8 @@ pub(crate) struct ClientHalf {
     pub(crate) skipped: u8,
     /// Length of the connection ids that the client sends (QUIC).
     pub(crate) id_len: u8,
-    pub(crate) pad: u8,
+    /// SYNs that the client's entry has not been told of.
+    pub(crate) owed_syns: u8,
     /// Sequence number of a SYN on a connection that is in use; the server has the last word on it.
     pub(crate) doubtful_syn: u32,
 }
@@ -392,6 +404,9 @@ pub(crate) const SYN_DOUBTFUL: u8 = 8;
 pub(crate) const UPLOADS: u8 = 16;
 /// In [`ClientHalf::flags`]: the bytes of the open turn may be padding (QUIC).
 pub(crate) const GUESSED: u8 = 32;
+
+/// In [`ClientHalf::flags`]: the client's entry knows of the flow.
+pub(crate) const SETTLED: u8 = 64;
 
 /// Egress's own state.
 #[repr(C)]

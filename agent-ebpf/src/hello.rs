@@ -9,7 +9,7 @@
 
 use crate::{
     abi::{Address, Counter},
-    flow::{ClientHalf, Flow, SYN_SEEN, TLS_KNOWN},
+    flow::{ClientHalf, Flow, SETTLED, SYN_SEEN, TLS_KNOWN},
     packet::{Packet, Segment},
     quic::Kind,
     stream::Stream,
@@ -73,7 +73,8 @@ pub(crate) fn client<P: Packet, T: Tables>(
     half: &ClientHalf,
     segment: &Segment,
 ) {
-    if half.flags & SYN_SEEN == 0 || flow.answered.tls.get() & TLS_KNOWN != 0 {
+    const KNOWN: u8 = SYN_SEEN | SETTLED;
+    if half.flags & KNOWN != KNOWN || flow.answered.tls.get() & TLS_KNOWN != 0 {
         return;
     }
     let position = segment.seq.wrapping_sub(half.syn).wrapping_sub(1);

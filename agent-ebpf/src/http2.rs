@@ -17,6 +17,7 @@ use core::{cell::UnsafeCell, ops::ControlFlow};
 
 use crate::{
     abi::{ABORTED, Counter, DERIVED, Protocol, StreamKey},
+    admission,
     cell::Shared32,
     flow::Flow,
     http,
@@ -360,7 +361,9 @@ impl<'a, T: Tables> Streams<'a, T> {
     fn begin(&self, key: &StreamKey) -> Option<&'a Flow> {
         let Self { tables, segment, flow, connection, now } = self;
         connection.newest.set(key.stream);
-        if let Some(client) = track::client(*tables, segment) {
+        // SAFETY: promised by the implementor of `Tables`: only ingress comes here.
+        let half = unsafe { flow.client_half() };
+        if let Some(client) = admission::settled(*tables, half, segment) {
             client.requests.add(1);
         }
         let Some(stream) = tables.insert_stream(key) else {
@@ -368,9 +371,8 @@ impl<'a, T: Tables> Streams<'a, T> {
             return None;
         };
         connection.begun.add(1);
-        // SAFETY: promised by the implementor of `Tables`: only ingress comes here.
-        let half = unsafe { flow.client_half() };
         half.turns += 1;
+        stream.proven.set(flow.proven.get());
         stream.first_seen.set(flow.first_seen.get());
         stream.asked.mode.set(Protocol::Http2 as u32);
         stream.asked.start.set(*now);
@@ -383,6 +385,7 @@ impl<'a, T: Tables> Streams<'a, T> {
     fn end(&self, key: &StreamKey, stream: &Flow, flags: u8) {
         let Self { tables, segment, flow, connection, .. } = self;
         let Some(turn) = stream.claim() else { return };
+        stream.proven.set(flow.proven.get());
         let (asked, answered) = stream.totals(turn);
         flow.request_bytes.add(asked);
         flow.answer_bytes.add(answered);

@@ -21,6 +21,7 @@ use core::{cell::UnsafeCell, ops::ControlFlow};
 
 use crate::{
     abi::{ABORTED, CERTAIN, Counter, ExchangeEvent, FlowKey},
+    admission,
     answer::{self, MAX_SETTINGS},
     cell::{Shared32, Shared64},
     flow::{Flow, TLS_SETTINGS},
@@ -360,7 +361,7 @@ impl<T: Tables> Estimating<'_, T> {
     /// A request counts.
     #[inline(always)]
     fn count(&self) {
-        if let Some(client) = track::client(self.tables, self.segment) {
+        if let Some(client) = admission::client(self.tables, self.flow, self.segment) {
             client.requests.add(1);
         }
     }

@@ -19,6 +19,7 @@
 //! http2_tls.rs  HTTP/2 inside TLS, by the sizes of its records
 //! quic.rs     HTTP/3: which datagrams are requests, which are answers
 //!    │
+//! admission.rs  who may claim an entry: a client that has shown that it is there
 //! flow.rs     the state of one connection, and how an exchange ends
 //! client.rs   counters of one client
 //! abi.rs      what kernel and userspace share
@@ -33,6 +34,7 @@
 #![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "BPF targets have no atomic add in core"))]
 
 pub mod abi;
+mod admission;
 mod answer;
 pub mod cell;
 pub mod client;

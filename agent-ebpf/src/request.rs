@@ -6,15 +6,16 @@
 
 use crate::{
     abi::{Counter, Protocol},
+    admission,
     flow::{
         ANSWER_DERIVED, ClientHalf, EARLY, EARLY_ENDED, Flow, HANDSHAKE_DONE, PIPELINE, REQUEST_DERIVED,
-        SYN_DOUBTFUL, SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established, protocol,
+        SETTLED, SYN_DOUBTFUL, SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established, protocol,
     },
     hello, http, http2,
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
-    track::{self, Tables},
+    track::Tables,
     walk::{self, Header as _, Position, Reader},
 };
 
@@ -63,7 +64,7 @@ pub(crate) fn goes_on<P: Packet, T: Tables>(
     let tls = flow.answered.tls.get();
     if !is_established(flow.asked.mode.get())
         || segment.has(SYN | FIN | RST)
-        || half.flags & SYN_DOUBTFUL != 0
+        || half.flags & (SYN_DOUBTFUL | SETTLED) != SETTLED
         || tls & TLS_HTTP2 != 0
     {
         return false;
@@ -408,7 +409,7 @@ fn settle<T: Tables>(
         flow.asked.turn.set(0);
     }
     if found.early == EarlyData::Accepted
-        && let Some(client) = track::client(tables, segment)
+        && let Some(client) = admission::settled(tables, half, segment)
     {
         client.requests.add(1);
     }

@@ -21,6 +21,7 @@ use aya_log_ebpf::{
 };
 use hydrometer_ebpf::{
     abi::{Address, Counter, Counters, ExchangeEvent, FlowKey, PORT_WORDS, ServiceKey, StreamKey},
+    cell::Shared64,
     client::Client,
     flow::Flow,
     hello::{HelloEvent, MAX_HELLO},
@@ -34,6 +35,15 @@ use hydrometer_ebpf::{
 /// Flows.
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1, 0);
+/// Newcomers among them, in a ring: who comes next takes the place of the oldest.
+#[map]
+static NEWCOMERS: Array<FlowKey> = Array::with_max_entries(1, 0);
+/// How many have come.
+#[map]
+static TURNSTILE: Array<Shared64> = Array::with_max_entries(1, 0);
+/// Places in that ring. Set when loading.
+#[unsafe(no_mangle)]
+static NEWCOMER_PLACES: Global<u32> = Global::new(1);
 /// Clients by [`hydrometer_ebpf::abi::client_key`].
 #[map]
 static CLIENTS: LruHashMap<Address, Client> = LruHashMap::with_max_entries(1, 0);
@@ -119,8 +129,27 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     #[inline(always)]
     fn insert_flow(&self, key: &FlowKey) -> Option<&Flow> {
         // Another core may have been first, which is as good.
-        let _ = FLOWS.insert(key, &NEW_FLOW, BPF_NOEXIST as u64);
+        if FLOWS.insert(key, &NEW_FLOW, BPF_NOEXIST as u64).is_ok() {
+            self.count(Counter::FlowEntered);
+        }
         self.flow(key)
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) -> bool {
+        FLOWS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn take_place(&self, key: &FlowKey) -> FlowKey {
+        let ticket = TURNSTILE.get(0).map_or(0, |turnstile| turnstile.fetch_add(1));
+        let place = ticket.checked_rem(u64::from(NEWCOMER_PLACES.load())).unwrap_or(0);
+        match NEWCOMERS.get_ptr_mut(place as u32) {
+            // SAFETY: the place lies in the map. Two cores are in the same place only when as many flows begin
+            // during a packet as there are places; a key that is mixed up then is nobody's.
+            Some(place) => unsafe { place.replace(*key) },
+            None => FlowKey::default(),
+        }
     }
 
     #[inline(always)]
@@ -171,7 +200,9 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         if let Some(client) = unsafe { CLIENTS.get(key) } {
             return Some(client);
         }
-        let _ = CLIENTS.insert(key, &NEW_CLIENT, BPF_NOEXIST as u64);
+        if CLIENTS.insert(key, &NEW_CLIENT, BPF_NOEXIST as u64).is_ok() {
+            self.count(Counter::ClientEntered);
+        }
         // SAFETY: see above.
         unsafe { CLIENTS.get(key) }
     }

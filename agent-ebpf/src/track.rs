@@ -7,13 +7,10 @@
 use core::{hint::black_box, ops::ControlFlow};
 
 use crate::{
-    abi::{
-        ABORTED, Address, Counter, ExchangeEvent, FlowKey, PIPELINED, Protocol, ServiceKey, StreamKey,
-        client_key,
-    },
-    answer,
+    abi::{ABORTED, Address, Counter, ExchangeEvent, FlowKey, PIPELINED, Protocol, ServiceKey, StreamKey},
+    admission, answer,
     client::Client,
-    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
+    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SETTLED, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
     hello::HelloEvent,
     http2,
     http2_tls::Estimate,
@@ -36,6 +33,10 @@ pub unsafe trait Tables {
     fn flow(&self, key: &FlowKey) -> Option<&Flow>;
     /// Enters an empty flow.
     fn insert_flow(&self, key: &FlowKey) -> Option<&Flow>;
+    /// Removes a flow. `false` when it is not there any more.
+    fn remove_flow(&self, key: &FlowKey) -> bool;
+    /// Takes a place in the ring of newcomers, and returns who had it before (zeros: nobody).
+    fn take_place(&self, key: &FlowKey) -> FlowKey;
     /// Looks an HTTP/2 connection up.
     fn connection(&self, key: &FlowKey) -> Option<&http2::Connection>;
     /// Enters an HTTP/2 connection.
@@ -125,7 +126,7 @@ fn arrives<P: Packet, T: Tables>(packet: &P, tables: &T, segment: &Segment) -> O
     half.unreported.add(segment);
     if request::goes_on(packet, tables, flow, half, segment) {
         if half.unreported.is_due() {
-            report(tables, segment, &mut half.unreported, Direction::Ingress, tables.coarse_now());
+            report(tables, flow, segment, &mut half.unreported, Direction::Ingress, tables.coarse_now());
         }
         return None;
     }
@@ -149,6 +150,7 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
     } else if half.flags & SYN_DOUBTFUL != 0 && flow.answered.accepted.get() == half.doubtful_syn {
         restart(tables, flow, half, segment, half.doubtful_syn, now);
     }
+    admission::ingress(tables, flow, half, segment, now);
     if segment.payload_len > 0 {
         send(packet, tables, flow, half, segment, work, now);
     }
@@ -160,7 +162,7 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
         || work.found.begins
         || segment.has(SYN | FIN | RST)
     {
-        report(tables, segment, &mut half.unreported, Direction::Ingress, now);
+        report(tables, flow, segment, &mut half.unreported, Direction::Ingress, now);
     }
     // The first request may have come with the end of the handshake.
     request::http2_inside(flow, flow.asked.mode.get());
@@ -188,7 +190,7 @@ fn leaves<P: Packet, T: Tables>(packet: &P, tables: &T, segment: &Segment) -> Op
     half.unreported.add(segment);
     if answer::goes_on(packet, tables, flow, half, segment) {
         if half.unreported.is_due() {
-            report(tables, segment, &mut half.unreported, Direction::Egress, tables.coarse_now());
+            report(tables, flow, segment, &mut half.unreported, Direction::Egress, tables.coarse_now());
         }
         return None;
     }
@@ -206,6 +208,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
     if half.connection != connection {
         answer::connect(flow, half, connection);
     }
+    admission::egress(flow, segment);
     if segment.has(SYN) {
         half.stream.start(segment.seq.wrapping_add(1));
         flow.answered.accepted.set(segment.ack.wrapping_sub(1));
@@ -220,7 +223,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
         close(tables, flow, segment);
     }
     if half.unreported.is_due() || may_be_last(segment, flow) || segment.has(FIN | RST) {
-        report(tables, segment, &mut half.unreported, Direction::Egress, tables.now());
+        report(tables, flow, segment, &mut half.unreported, Direction::Egress, tables.now());
     }
     stage(flow)
 }
@@ -289,11 +292,7 @@ fn insert<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Flow> {
     {
         return None;
     }
-    let flow = tables.insert_flow(&segment.key);
-    if flow.is_none() {
-        tables.count(Counter::FlowInsert);
-    }
-    flow
+    admission::enter(tables, &segment.key)
 }
 
 /// A SYN: counts it and begins the connection. On one that is in use, anybody may have sent it: it waits
@@ -303,9 +302,13 @@ fn connect<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
     if segment.has(ACK) {
         return;
     }
-    if let Some(client) = client(tables, segment) {
-        client.seen(now);
-        client.syns.add(1);
+    tables.count(Counter::Syns);
+    match admission::settled(tables, half, segment) {
+        Some(client) => {
+            client.seen(now);
+            client.syns.add(1);
+        }
+        None => half.owed_syns = half.owed_syns.saturating_add(1),
     }
     if half.flags & SYN_SEEN != 0 && half.syn == segment.seq {
         return;
@@ -327,8 +330,14 @@ fn restart<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
         flow.request_bytes.set(0);
         flow.answer_bytes.set(0);
     }
-    let unreported = half.unreported;
-    *half = ClientHalf { unreported, syn, flags: SYN_SEEN, turns: half.turns, ..ClientHalf::default() };
+    *half = ClientHalf {
+        unreported: half.unreported,
+        syn,
+        flags: SYN_SEEN | half.flags & SETTLED,
+        turns: half.turns,
+        owed_syns: half.owed_syns,
+        ..ClientHalf::default()
+    };
     half.stream.start(syn.wrapping_add(1));
     flow.closed.set(0);
     flow.asked.turn.set(0);
@@ -371,7 +380,7 @@ fn send<P: Packet, T: Tables>(
 ) {
     if half.flags & SENT == 0 {
         half.flags |= SENT;
-        if let Some(client) = client(tables, segment) {
+        if let Some(client) = admission::settled(tables, half, segment) {
             client.seen(now);
             client.connections.add(1);
         }
@@ -402,7 +411,7 @@ pub(crate) fn begin<T: Tables>(
     flow.asked.bytes.set(begun.bytes);
     flow.asked.turn.set(half.turns);
     if !begun.early
-        && let Some(client) = client(tables, segment)
+        && let Some(client) = admission::settled(tables, half, segment)
     {
         client.requests.add(1);
     }
@@ -434,7 +443,7 @@ fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
     hand_out(tables, flow, segment, turn, PIPELINED);
     flow.answered.begin(turn);
     flow.answered.shared.set(1);
-    if let Some(client) = client(tables, segment) {
+    if let Some(client) = admission::client(tables, flow, segment) {
         client.requests.add(1);
     }
 }
@@ -454,6 +463,10 @@ pub(crate) fn deliver<T: Tables>(
     (asked, answered): (u64, u64),
     describe: impl FnOnce(&mut ExchangeEvent),
 ) {
+    if !flow.is_proven() {
+        tables.count(Counter::Unproven);
+        return;
+    }
     let emitted = tables.emit(|event| {
         event.client = segment.key.client;
         event.server = segment.key.server;
@@ -466,7 +479,7 @@ pub(crate) fn deliver<T: Tables>(
     }
     flow.request_bytes.add(asked);
     flow.answer_bytes.add(answered);
-    if let Some(client) = client(tables, segment) {
+    if let Some(client) = admission::client(tables, flow, segment) {
         client.ended(asked, answered);
     }
 }
@@ -482,12 +495,13 @@ fn may_be_last(segment: &Segment, flow: &Flow) -> bool {
 #[inline(always)]
 fn report<T: Tables>(
     tables: &T,
+    flow: &Flow,
     segment: &Segment,
     unreported: &mut Unreported,
     direction: Direction,
     now: u64,
 ) {
-    let Some(client) = client(tables, segment) else { return };
+    let Some(client) = admission::client(tables, flow, segment) else { return };
     client.seen(now);
     let (packets, bytes) = match direction {
         Direction::Ingress => (&client.ingress_packets, &client.ingress_bytes),
@@ -496,13 +510,4 @@ fn report<T: Tables>(
     packets.add(unreported.packets as u64);
     bytes.add(unreported.bytes as u64);
     *unreported = Unreported::default();
-}
-
-#[inline(always)]
-pub(crate) fn client<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> {
-    let client = tables.client(&client_key(&segment.key.client, &tables.ipv6_mask()));
-    if client.is_none() {
-        tables.count(Counter::ClientInsert);
-    }
-    client
 }

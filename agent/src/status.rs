@@ -28,6 +28,7 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         ingress_watched: kernel.ingress_watched,
         egress_seen: kernel.egress_seen,
         egress_watched: kernel.egress_watched,
+        syns: kernel.syns,
     });
     let (programs, maps) =
         account.kernel.map_or_else(Default::default, |kernel| (kernel.programs, kernel.maps));

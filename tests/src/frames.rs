@@ -39,6 +39,15 @@ pub struct Tcp {
 }
 
 impl Tcp {
+    /// The frame, with what its sender has seen of the other side.
+    pub fn acknowledging(&self, ack: u32) -> Vec<u8> {
+        let network = if self.source.0.is_ipv4() { IPV4 } else { IPV6 };
+        let at = ETHERNET + 4 * self.vlans.len() + network + 8;
+        let mut frame = self.frame();
+        frame[at..at + 4].copy_from_slice(&ack.to_be_bytes());
+        frame
+    }
+
     /// The frame, without checksums, which nobody looks at.
     pub fn frame(&self) -> Vec<u8> {
         let mut frame = vec![2; 12];

@@ -8,9 +8,6 @@ use hydrometer_engine::Service;
 
 use crate::frames::{Tcp, flags};
 
-/// Where an acknowledgement number is in a frame without VLAN tags, IP options or IPv6.
-const ACK: std::ops::Range<usize> = 42..46;
-
 /// Bytes that one side sends before the other does.
 #[derive(Debug, Clone)]
 pub struct Flight {
@@ -52,6 +49,7 @@ impl Wire {
     pub fn connect(&mut self) {
         self.control(true, flags::SYN);
         self.control(false, flags::SYN | flags::ACK);
+        self.control(true, flags::ACK);
     }
 
     /// Sends a segment without data, with these flags.
@@ -68,10 +66,8 @@ impl Wire {
         let client: (IpAddr, u16) = (IpAddr::from([10, 0, 0, 9]), 40_000);
         let server: (IpAddr, u16) = (IpAddr::from([10, 0, 0, 1]), 8443);
         let (source, destination) = if asks { (client, server) } else { (server, client) };
-        let mut frame =
-            Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() }.frame();
-        // What the other side has sent so far.
-        frame[ACK].copy_from_slice(&self.next[usize::from(!asks)].to_be_bytes());
+        let tcp = Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() };
+        let frame = tcp.acknowledging(self.next[usize::from(!asks)]);
         let sent = &mut self.sent[usize::from(asks)];
         *sent = (sent.0 + 1, sent.1 + frame.len() as u64 - 14);
         self.time += 1_000;

@@ -285,9 +285,11 @@ fn how_much_of_an_ipv6_address_is_a_client_is_a_setting() {
         for client in ["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:3::1", "2001:db8:2::1"] {
             let source: (IpAddr, u16) = (client.parse().unwrap(), 40_000);
             let payload = b"GET /v1/models HTTP/1.1\r\n\r\n".to_vec();
-            for (seq, flags, payload) in [(99, flags::SYN, Vec::new()), (100, flags::ACK, payload)] {
-                let frame =
-                    Tcp { source, destination: server, seq, flags, vlans: Vec::new(), payload }.frame();
+            for (asks, flags, payload) in
+                [(true, flags::SYN, Vec::new()), (true, flags::ACK, payload), (false, flags::FIN, Vec::new())]
+            {
+                let (source, destination) = if asks { (source, server) } else { (server, source) };
+                let frame = Tcp { source, destination, seq: 99, flags, vlans: Vec::new(), payload }.frame();
                 both.frame("hyd_ingress", &frame);
             }
         }
@@ -458,13 +460,16 @@ fn a_full_ring_for_hellos_is_counted() {
     const CONNECTIONS: u32 = 2000;
     let mut programs = Programs::load(product(), &[Service { address: None, port: 8443 }]).unwrap();
     for connection in 0..CONNECTIONS {
-        let source: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), 20_000 + connection as u16);
-        let destination: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
-        for (seq, flags, payload) in [(99, flags::SYN, Vec::new()), (100, flags::ACK, handshake_record(1000))]
-        {
-            let frame = Tcp { source, destination, seq, flags, vlans: Vec::new(), payload }.frame();
-            programs.xdp("hyd_ingress", &frame, 1).unwrap();
-        }
+        let client: (IpAddr, u16) = ("10.0.0.9".parse().unwrap(), 20_000 + connection as u16);
+        let server: (IpAddr, u16) = ("10.0.0.1".parse().unwrap(), 8443);
+        let frame = |(source, destination), seq, ack, flags, payload| {
+            Tcp { source, destination, seq, flags, vlans: Vec::new(), payload }.acknowledging(ack)
+        };
+        let accept = flags::SYN | flags::ACK;
+        programs.xdp("hyd_ingress", &frame((client, server), 99, 0, flags::SYN, Vec::new()), 1).unwrap();
+        programs.tc("hyd_egress", &frame((server, client), 199, 100, accept, Vec::new()), 1).unwrap();
+        let hello = frame((client, server), 100, 200, flags::ACK, handshake_record(1000));
+        programs.xdp("hyd_ingress", &hello, 1).unwrap();
     }
     let lost = programs.counters().unwrap()[Counter::HelloRingFull as usize];
     let kept = programs.hellos().len() as u64;
@@ -600,8 +605,9 @@ fn conversation(
                 *seq = seq.wrapping_add_signed(step);
                 let this = *seq;
                 *seq = seq.wrapping_add(payload.len() as u32 + u32::from(flags & flags::SYN != 0));
-                let mut frame =
-                    Tcp { source, destination, seq: this, flags, vlans: vec![1; vlans], payload }.frame();
+                let seen = next.get(&(!asks, port)).copied().unwrap_or(u32::MAX - 500);
+                let tcp = Tcp { source, destination, seq: this, flags, vlans: vec![1; vlans], payload };
+                let mut frame = tcp.acknowledging(seen);
                 frame.truncate(cut.unwrap_or(frame.len()));
                 frame
             })

@@ -386,6 +386,8 @@ pub struct Packets {
     pub egress_seen: u64,
     /// Of those, of watched services.
     pub egress_watched: u64,
+    /// TCP SYNs to watched services, whoever sent them.
+    pub syns: u64,
 }
 
 /// The stream to the control plane.

@@ -13,6 +13,7 @@ use super::{
     ClientSnapshot,
     batch::{Batches, Progress},
     clock,
+    evictions::{Evictions, Ledger},
 };
 
 type Words = [u64; size_of::<Client>() / 8];
@@ -32,6 +33,7 @@ pub(super) struct Clients {
     found: Found,
     /// Found by the last complete one.
     last: Found,
+    evictions: Evictions,
 }
 
 /// What a walk over the map found.
@@ -51,6 +53,7 @@ impl Clients {
             pieces: Batches::new(PIECE, [0; 4], Client::default().into()),
             found: Found::default(),
             last: Found::default(),
+            evictions: Evictions::default(),
         }
     }
 
@@ -78,8 +81,14 @@ impl Clients {
         self.map.map().fd()
     }
 
-    /// Walks on.
-    pub(super) fn sweep(&mut self) -> io::Result<()> {
+    /// Clients that the kernel evicted, as far as walks have told.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evictions.count()
+    }
+
+    /// Walks on. `programs` reads what they have done to the map.
+    pub(super) fn sweep(&mut self, programs: impl Fn() -> io::Result<Ledger>) -> io::Result<()> {
+        self.evictions.walk(programs()?);
         for _ in 0..PIECES {
             let found = &mut self.found;
             let progress = self.pieces.next(self.map.map().fd(), |key, words| {
@@ -90,6 +99,7 @@ impl Clients {
             })?;
             if progress == Progress::End {
                 self.last = std::mem::take(&mut self.found);
+                self.evictions.walked(programs()?, self.last.entries);
                 break;
             }
         }

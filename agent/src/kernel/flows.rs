@@ -27,6 +27,7 @@ use super::{
     FlowSnapshot,
     batch::{Batches, Progress},
     clients, clock,
+    evictions::{Evictions, Ledger},
 };
 use crate::{traffic::Traffic, wire};
 
@@ -67,6 +68,9 @@ pub(super) struct Flows {
     tickets: Array<MapData, u32>,
     traffic: Traffic,
     passes: u64,
+    evictions: Evictions,
+    /// Flows that the sweep has removed.
+    removed: u64,
 }
 
 /// An exchange as the sweep handed it out.
@@ -106,6 +110,8 @@ impl Flows {
             resumed: 0,
             tickets,
             passes: 0,
+            evictions: Evictions::default(),
+            removed: 0,
         }
     }
 
@@ -127,16 +133,31 @@ impl Flows {
         self.last.entries
     }
 
+    /// Flows that the kernel evicted, as far as walks have told.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evictions.count()
+    }
+
     /// The maps' descriptors: flows, streams, estimates.
     pub(super) fn maps(&self) -> [&MapFd; 3] {
         [self.map.map().fd(), self.streams.map().fd(), self.estimates.map().fd()]
     }
 
     /// Walks on, and hands out answered exchanges that have been quiet for `quiet`.
-    pub(super) fn sweep(&mut self, quiet: Duration, out: &mut Vec<Exchange>) -> io::Result<()> {
+    /// `programs` reads what they have done to the map.
+    pub(super) fn sweep(
+        &mut self,
+        quiet: Duration,
+        programs: impl Fn() -> io::Result<Ledger>,
+        out: &mut Vec<Exchange>,
+    ) -> io::Result<()> {
         let quiet = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
+        self.evictions.walk(programs()?);
         for _ in 0..PIECES {
             if self.piece(Some(quiet), out)? == Progress::End {
+                let programs = programs()?;
+                let removed = programs.removed + self.removed;
+                self.evictions.walked(Ledger { removed, ..programs }, self.last.entries);
                 break;
             }
         }
@@ -189,7 +210,9 @@ impl Flows {
                 .is_some_and(|flow| flow.closed.get() != 0 && flow.first_seen.get() == first_seen);
             if is_closed {
                 // It may have been evicted meanwhile.
-                let _ = self.map.remove(&key.into());
+                let removed = u64::from(self.map.remove(&key.into()).is_ok());
+                self.removed += removed;
+                self.last.entries -= removed;
             }
         }
         // A flow that was evicted will never send its record.
@@ -265,6 +288,9 @@ impl Reader<'_> {
     fn entry(&mut self, key: FlowKey, words: &Words) {
         let flow = Flow::from(*words);
         self.pass.entries += 1;
+        if !flow.is_proven() {
+            return;
+        }
         let client_key = client_key(&key.client, &self.traffic.ipv6_mask());
         self.pass.by_client.entry(client_key).or_default().push(key);
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {

@@ -50,6 +50,9 @@ pub const HOOKS: [Hook; 4] = [
 /// What the kernel's verifier keeps of the log; more than it writes about these programs.
 const PAGE: u32 = 4096;
 
+/// One flow of so many may be a newcomer's.
+const NEWCOMER_SHARE: u32 = 8;
+
 /// Loads the object and its maps. The programs are loaded, and verified, one by one afterwards: the
 /// kernel's log must have its reader by then.
 pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
@@ -58,12 +61,13 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
     }
     let level = options.log_level.map_or(0, log_level);
     let ring = options.ring_bytes.max(PAGE).checked_next_power_of_two().unwrap_or(1 << 31);
-    let globals = Globals::new(&options.traffic);
+    let globals = Globals::new(&options.traffic, options.max_flows);
     let mut loader = EbpfLoader::new();
     globals.set(&mut loader);
     let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, true)
         .map_max_entries("FLOWS", options.max_flows)
+        .map_max_entries("NEWCOMERS", globals.newcomer_places)
         .map_max_entries("CLIENTS", options.max_clients)
         .map_max_entries("CONNECTIONS", options.max_streams)
         .map_max_entries("STREAMS", options.max_streams)
@@ -80,18 +84,25 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
 pub struct Globals {
     ipv6_mask: Address,
     tunnels: [u16; 4],
+    /// Flows whose clients have not yet proven that they are there, at a time.
+    pub newcomer_places: u32,
 }
 
 impl Globals {
-    /// For this traffic.
-    pub fn new(traffic: &Traffic) -> Self {
-        Self { ipv6_mask: traffic.ipv6_mask(), tunnels: traffic.tunnels.into() }
+    /// For this traffic, and this many flows.
+    pub fn new(traffic: &Traffic, max_flows: u32) -> Self {
+        Self {
+            ipv6_mask: traffic.ipv6_mask(),
+            tunnels: traffic.tunnels.into(),
+            newcomer_places: (max_flows / NEWCOMER_SHARE).max(1),
+        }
     }
 
     /// Hands them to the loader of an object.
     pub fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader.override_global("IPV6_MASK", &self.ipv6_mask, true);
         loader.override_global("TUNNELS", &self.tunnels, true);
+        loader.override_global("NEWCOMER_PLACES", &self.newcomer_places, true);
     }
 }
 

@@ -9,6 +9,7 @@ mod choice;
 mod clients;
 mod clock;
 mod error;
+mod evictions;
 mod flows;
 mod interfaces;
 mod load;
@@ -37,7 +38,10 @@ pub use self::{
     load::{Globals, HOOKS, OBJECT, stages},
     selection::{Pattern, PatternError, Selection},
 };
-use self::{clients::Clients, flows::Flows, interfaces::Interfaces, vantages::Vantages, wakeup::Wakeup};
+use self::{
+    clients::Clients, evictions::Ledger, flows::Flows, interfaces::Interfaces, vantages::Vantages,
+    wakeup::Wakeup,
+};
 use crate::{hello::Hellos, traffic::Traffic, wire};
 
 /// Target of the kernel programs' log lines: their crate.
@@ -270,6 +274,8 @@ pub struct KernelStatus {
     pub egress_seen: u64,
     /// Packets of watched services, egress.
     pub egress_watched: u64,
+    /// TCP SYNs to watched services.
+    pub syns: u64,
 }
 
 /// Exchanges drained at a time, so that whoever asks meanwhile is answered.
@@ -397,11 +403,15 @@ impl Kernel {
     /// into `out`; each exchange comes out of `drain` or `sweep` once, never both. Call it every
     /// second or so.
     pub fn sweep(&mut self, quiet: Duration, out: &mut Vec<Exchange>) {
-        if let Err(error) = self.flows.sweep(quiet, out) {
-            self.sweep_failed("flow", &error);
-        }
-        if let Err(error) = self.clients.sweep() {
-            self.sweep_failed("client", &error);
+        let counters = &self.counters;
+        let programs = |entered, removed| move || Ledger::read(counters, entered, removed);
+        let flows = programs(Counter::FlowEntered, Some(Counter::NewcomerDisplaced));
+        let clients = programs(Counter::ClientEntered, None);
+        let swept = [("flow", self.flows.sweep(quiet, flows, out)), ("client", self.clients.sweep(clients))];
+        for (map, result) in swept {
+            if let Err(error) = result {
+                self.sweep_failed(map, &error);
+            }
         }
     }
 
@@ -444,6 +454,18 @@ impl Kernel {
             .map(|&counter| Loss { stage: counter.name(), count: total(counter), meaning: counter.meaning() })
             .collect();
         losses.push(Loss {
+            stage: "flow_evicted",
+            count: self.flows.evicted(),
+            meaning: "The kernel dropped a flow for a newer one: it is followed no longer, or anew; raise \
+                      max_flows.",
+        });
+        losses.push(Loss {
+            stage: "client_evicted",
+            count: self.clients.evicted(),
+            meaning: "The kernel dropped a client for a newer one: its counters begin at 0 when it comes \
+                      back; raise max_clients.",
+        });
+        losses.push(Loss {
             stage: "sweep",
             count: self.sweep_failures,
             meaning: "A kernel map could not be read; quiet exchanges are reported late.",
@@ -473,6 +495,7 @@ impl Kernel {
             ingress_watched: total(Counter::IngressWatched),
             egress_seen: total(Counter::EgressWatched) + total(Counter::EgressUnwatched),
             egress_watched: total(Counter::EgressWatched),
+            syns: total(Counter::Syns),
         })
     }
 

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell, UnsafeCell},
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
 };
 
@@ -63,11 +63,15 @@ impl Packet for Captured<'_> {
     }
 }
 
+/// Flows whose clients have not yet proven that they are there, at a time.
+const NEWCOMERS: usize = 1 << 14;
+
 /// The library with everything it asks for.
 #[derive(Debug, Default)]
 pub struct Replay {
     services: HashSet<ServiceKey>,
     flows: Table<FlowKey, Flow>,
+    newcomers: RefCell<VecDeque<FlowKey>>,
     connections: Table<FlowKey, Connection>,
     streams: Table<StreamKey, Flow>,
     estimates: Table<FlowKey, Estimate>,
@@ -190,7 +194,24 @@ unsafe impl Tables for Replay {
     }
 
     fn insert_flow(&self, key: &FlowKey) -> Option<&Flow> {
+        self.count(Counter::FlowEntered);
         Some(self.flows.insert(*key))
+    }
+
+    fn remove_flow(&self, key: &FlowKey) -> bool {
+        let is_there = self.flows.get(key).is_some();
+        self.flows.remove(key);
+        is_there
+    }
+
+    fn take_place(&self, key: &FlowKey) -> FlowKey {
+        let mut newcomers = self.newcomers.borrow_mut();
+        newcomers.push_back(*key);
+        if newcomers.len() > NEWCOMERS {
+            newcomers.pop_front().unwrap_or_default()
+        } else {
+            FlowKey::default()
+        }
     }
 
     fn connection(&self, key: &FlowKey) -> Option<&Connection> {
@@ -222,6 +243,9 @@ unsafe impl Tables for Replay {
     }
 
     fn client(&self, key: &Address) -> Option<&Client> {
+        if self.clients.get(key).is_none() {
+            self.count(Counter::ClientEntered);
+        }
         Some(self.clients.insert(*key))
     }
 

@@ -341,6 +341,7 @@ pub fn status() -> GetStatusResponse {
             ingress_watched: 84_901,
             egress_seen: 2_004_120,
             egress_watched: 637_000,
+            syns: 412,
         }),
         control_plane: Some(ControlPlaneLink {
             address: "https://hydrometer.example:7443".to_owned(),

@@ -276,6 +276,7 @@ impl From<&v1::PacketCounters> for Packets {
             ingress_watched: packets.ingress_watched,
             egress_seen: packets.egress_seen,
             egress_watched: packets.egress_watched,
+            syns: packets.syns,
         }
     }
 }

@@ -165,10 +165,18 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Asks the questions whose answers are measured.
+/// Asks the questions whose answers are measured. Where questions are measured, one before them is answered:
+/// so the client is known to be there.
 fn prepare(programs: &mut Programs) -> Result<()> {
+    let data = |asks, client_port, record| segment(asks, client_port, PORT, flags::ACK, record);
+    // It ends where the first segment that is measured begins.
+    let before = (SEGMENT - 54) / 2 - 22;
+    for client_port in [ASKING, FRAGS, ASKING_PUSH] {
+        programs.xdp("ingress_next", &data(true, client_port, tls_record(before)), 1)?;
+        programs.tc("egress_next", &data(false, client_port, tls_record(100)), 1)?;
+    }
     for client_port in [ANSWERED, ANSWERED_PUSH] {
-        programs.xdp("ingress_next", &segment(true, client_port, PORT, flags::ACK, tls_record(100)), 1)?;
+        programs.xdp("ingress_next", &data(true, client_port, tls_record(100)), 1)?;
     }
     Ok(())
 }
