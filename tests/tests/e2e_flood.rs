@@ -1,0 +1,115 @@
+//! Under a flood of SYNs from random addresses real clients lose nothing, and the daemon's memory stays what it was.
+//!
+//! With `HYDROMETER_FULL` set, ten million SYNs, and twice as many clients at a time.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{env, fs, net::IpAddr, sync::Mutex, thread, time::Duration};
+
+use hydrometer_proto::v1::GetStatusResponse;
+use hydrometer_tests::{
+    agent::{self, Agent},
+    curl,
+    net::{CLIENT_INTERFACE, Network, SERVER_INTERFACE, SERVER_V4},
+    nginx::{self, Nginx, Security, Summary},
+    process::{Process, wait_for},
+    python,
+};
+
+const CLIENTS: usize = 200;
+/// Bodies of the requests of one connection.
+const UPLOADS: [usize; 4] = [0, 700, 60_000, 0];
+/// What the daemon's memory may grow by, KiB: buffers that had not been needed.
+const MEMORY: u64 = 8 * 1024;
+/// For what has to happen.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[test]
+fn a_flood_of_syns_costs_no_real_client_a_count() {
+    let (syns, at_a_time) =
+        if env::var_os("HYDROMETER_FULL").is_some() { (10_000_000, 8) } else { (300_000, 4) };
+    let network = Network::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let nginx = Nginx::start_alone(network.server(), folder.path(), Security::Tls13).unwrap();
+    // A way back to everywhere, so that the server answers each SYN.
+    let gateway = network.first_client().v4;
+    network.server().ip(&format!("route add default via {gateway} dev {SERVER_INTERFACE}")).unwrap();
+    let mut agent = Agent::start(network.server(), folder.path(), agent::usual_arguments()).unwrap();
+    let clients: Vec<IpAddr> = (0..CLIENTS).map(|_| network.add_client().unwrap().v4.into()).collect();
+    let ask = |client: IpAddr| curl::ask(network.client(), &nginx, folder.path(), client, &UPLOADS).unwrap();
+
+    // Each is known before the flood, and asks again, at least once, while it lasts.
+    in_parallel(&clients, at_a_time, ask);
+    let memory = memory(agent.process());
+    let mut flood = flood(&network, folder.path(), syns);
+    let mut rounds = 1;
+    loop {
+        in_parallel(&clients, at_a_time, ask);
+        rounds += 1;
+        if let Some(status) = flood.ended().unwrap() {
+            assert!(status.success(), "{}", flood.output());
+            break;
+        }
+    }
+
+    for &client in &clients {
+        let asked = rounds * UPLOADS.len() as u64;
+        let log = wait_for("the access log", PATIENCE, || {
+            let log = nginx::summaries(&nginx.accesses()?).remove(&client.into()).unwrap_or_default();
+            Ok((log.requests == asked).then_some(log))
+        });
+        let log = log.unwrap();
+        let counters = agent.counters(client).unwrap();
+        let counted = Summary {
+            requests: counters.exchanges,
+            request_bytes: counters.request_bytes,
+            answer_bytes: counters.answer_bytes,
+        };
+        assert_eq!(counted, log, "{client}");
+        assert_eq!((counters.requests, counters.connections), (counters.exchanges, rounds), "{client}");
+    }
+    let status = agent.status().unwrap();
+    assert_eq!(status.clients, CLIENTS as u64, "nobody else is a client");
+    for stage in ["flow_evicted", "client_evicted", "flow_insert", "client_insert", "ring_full"] {
+        assert_eq!(loss(&status, stage), 0, "{stage}");
+    }
+    assert!(loss(&status, "newcomer_displaced") > syns / 2, "the flood was one");
+    let now = self::memory(agent.process());
+    println!("{syns} SYNs, {rounds} rounds; the daemon took {memory} KiB before and takes {now} KiB now");
+    assert!(now < memory + MEMORY, "the daemon took {memory} KiB and takes {now} KiB");
+}
+
+/// SYNs from random addresses, from the clients' end.
+fn flood(network: &Network, folder: &std::path::Path, syns: u64) -> Process {
+    let link = network.server().ip(&format!("-oneline link show dev {SERVER_INTERFACE}")).unwrap();
+    let hardware = link.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
+    let mut command = network.client().command(python::interpreter().unwrap());
+    command.arg(python::script("syn_flood.py")).args([CLIENT_INTERFACE, hardware, &SERVER_V4.to_string()]);
+    command.args([nginx::PORT.to_string(), syns.to_string()]);
+    Process::spawn("syn-flood", command, folder).unwrap()
+}
+
+/// Does `job` for each of `clients`, some at a time.
+fn in_parallel(clients: &[IpAddr], at_a_time: usize, job: impl Fn(IpAddr) + Sync) {
+    let next = Mutex::new(clients.iter());
+    thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(|| {
+                loop {
+                    let Some(&client) = next.lock().unwrap().next() else { break };
+                    job(client);
+                }
+            });
+        }
+    });
+}
+
+/// Memory of a process that is its own, KiB.
+fn memory(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn loss(status: &GetStatusResponse, stage: &str) -> u64 {
+    status.losses.iter().find(|loss| loss.stage == stage).unwrap().count
+}
