@@ -211,6 +211,7 @@ plain! {
     crate::flow::Flow: [u64; 38],
     crate::hello::HelloEvent: [u64; 7],
     crate::http2_tls::Estimate: [u64; 74],
+    crate::head::HeadEvent: [u64; 7],
     crate::client::Client: [u64; 12],
 }
 
@@ -313,6 +314,10 @@ counters! {
     RecordLimit = "record_limit",
     /// The ring buffer for ClientHellos was full: the JA4 of one connection may be missing.
     HelloRingFull = "hello_ring_full",
+    /// The ring buffer for what trusted proxies say was full: a client may be shown as its proxy.
+    HeadRingFull = "head_ring_full",
+    /// A PROXY header was too long or broken off, or there was no room to follow it: its client is shown as the proxy.
+    ProxyHeader = "proxy_header",
     /// An HTTP/2 stream, or connection, for which there was no room: it has no exchange; raise max_streams.
     StreamLost = "stream_lost",
 }

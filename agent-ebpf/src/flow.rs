@@ -379,7 +379,8 @@ pub(crate) struct ClientHalf {
     pub(crate) done_at: u64,
     /// Turns begun.
     pub(crate) turns: u32,
-    /// Sequence number at which the open turn began (clear text); the client's longest datagram (QUIC).
+    /// Sequence number at which the open turn began (clear text), or the connection, behind a PROXY header
+    /// (before the first turn, and in TLS); the client's longest datagram (QUIC).
     pub(crate) turn_seq: u32,
     pub(crate) flags: u8,
     /// Encrypted handshake records skipped so far; over UDP, datagrams handed out.

@@ -77,7 +77,7 @@ pub(crate) fn client<P: Packet, T: Tables>(
     if half.flags & KNOWN != KNOWN || flow.answered.tls.get() & TLS_KNOWN != 0 {
         return;
     }
-    let position = segment.seq.wrapping_sub(half.syn).wrapping_sub(1);
+    let position = segment.seq.wrapping_sub(half.turn_seq);
     if position >= MAX_HELLO {
         return;
     }

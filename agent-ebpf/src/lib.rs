@@ -15,6 +15,8 @@
 //!    │
 //! stage.rs    what only some packets need, each in a program of its own
 //! tunnel.rs   what is inside VXLAN, Geneve, GRE and IP in IP
+//! proxy.rs    the PROXY protocol of trusted proxies
+//! head.rs     heads of their requests, for userspace
 //! http2.rs    HTTP/2 in clear text, stream by stream
 //! http2_tls.rs  HTTP/2 inside TLS, by the sizes of its records
 //! quic.rs     HTTP/3: which datagrams are requests, which are answers
@@ -39,11 +41,13 @@ mod answer;
 pub mod cell;
 pub mod client;
 pub mod flow;
+pub mod head;
 pub mod hello;
 mod http;
 pub mod http2;
 pub mod http2_tls;
 pub mod packet;
+pub mod proxy;
 mod quic;
 mod request;
 pub mod stage;

@@ -6,9 +6,9 @@
 //! it, in the room that [`Tables::scratch`] hands out.
 
 use crate::{
-    http2, http2_tls,
+    head, http2, http2_tls,
     packet::{Direction, Packet},
-    quic,
+    proxy, quic,
     track::{self, Tables},
     tunnel,
 };
@@ -27,11 +27,16 @@ pub enum Stage {
     Quic,
     /// Tunnels, which are opened.
     Tunnel,
+    /// PROXY headers, which are taken off.
+    Proxy,
+    /// Heads of requests that proxies make.
+    Head,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Turns, Self::Http2, Self::TlsHttp2, Self::Quic, Self::Tunnel];
+    pub const ALL: [Self; 7] =
+        [Self::Turns, Self::Http2, Self::TlsHttp2, Self::Quic, Self::Tunnel, Self::Proxy, Self::Head];
 
     /// What the names of its programs end with.
     #[must_use]
@@ -42,6 +47,8 @@ impl Stage {
             Self::TlsHttp2 => "h2tls",
             Self::Quic => "quic",
             Self::Tunnel => "inner",
+            Self::Proxy => "proxy",
+            Self::Head => "head",
         }
     }
 
@@ -54,6 +61,8 @@ impl Stage {
             Self::TlsHttp2 => http2_tls::ingress(packet, tables),
             Self::Quic => quic::ingress(packet, tables),
             Self::Tunnel => return tunnel::track(packet, tables, Direction::Ingress),
+            Self::Proxy => return proxy::ingress(packet, tables),
+            Self::Head => head::ingress(packet, tables),
         }
         None
     }
@@ -67,6 +76,8 @@ impl Stage {
             Self::TlsHttp2 => http2_tls::egress(packet, tables),
             Self::Quic => quic::egress(packet, tables),
             Self::Tunnel => return tunnel::track(packet, tables, Direction::Egress),
+            // What proxies say comes from the network.
+            Self::Proxy | Self::Head => {}
         }
         None
     }

@@ -6,13 +6,13 @@ use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext, Global,
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{
         bpf_ktime_get_ns,
         generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output},
     },
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use aya_log_ebpf::{
     debug,
@@ -24,10 +24,12 @@ use hydrometer_ebpf::{
     cell::Shared64,
     client::Client,
     flow::Flow,
+    head::{self, HeadEvent, MAX_HEAD},
     hello::{HelloEvent, MAX_HELLO},
     http2::Connection,
     http2_tls::Estimate,
     packet::{Direction, Packet},
+    proxy::Proxied,
     track::{Scratch, Step, Tables},
     tunnel::Tunnels,
 };
@@ -100,6 +102,32 @@ static IPV6_MASK: Global<Address> = Global::new([u32::MAX, u32::MAX, 0, 0]);
 #[unsafe(no_mangle)]
 static TUNNELS: Global<Tunnels> = Global::new(Tunnels { vxlan: 0, geneve: 0, gre: 0, ip: 0 });
 
+/// Prefixes of trusted proxies.
+#[map]
+static PROXIES: LpmTrie<Address, u8> = LpmTrie::with_max_entries(1024, BPF_F_NO_PREALLOC);
+/// How many there are. Set when loading: without any, nobody is looked up.
+#[unsafe(no_mangle)]
+static PROXIES_COUNT: Global<u32> = Global::new(0);
+/// Connections from trusted proxies.
+#[map]
+static PROXIED: LruHashMap<FlowKey, Proxied> = LruHashMap::with_max_entries(1, 0);
+/// What trusted proxies say: a [`HeadEvent`], then their bytes.
+#[map]
+static HEADS: RingBuf = RingBuf::with_byte_size(4096, 0);
+/// Room to put one of those together, per core.
+#[map]
+static HEAD: PerCpuArray<Head> = PerCpuArray::with_max_entries(1, 0);
+
+/// An event and its bytes.
+#[repr(C)]
+struct Head {
+    event: HeadEvent,
+    bytes: head::Bytes,
+}
+
+/// What a new connection of a proxy begins with.
+// SAFETY: as above.
+static NEW_PROXIED: Proxied = unsafe { MaybeUninit::zeroed().assume_init() };
 /// What a new flow begins with: too large for the stack.
 // SAFETY: all fields are integers, for which zero is a value.
 static NEW_FLOW: Flow = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -218,6 +246,27 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn has_proxies(&self) -> bool {
+        PROXIES_COUNT.load() > 0
+    }
+
+    #[inline(always)]
+    fn trusts(&self, client: &Address) -> bool {
+        PROXIES.get(Key::new(128, *client)).is_some()
+    }
+
+    #[inline(always)]
+    fn proxied(&self, key: &FlowKey) -> Option<&Proxied> {
+        // SAFETY: see above.
+        if let Some(proxied) = unsafe { PROXIED.get(key) } {
+            return Some(proxied);
+        }
+        let _ = PROXIED.insert(key, &NEW_PROXIED, BPF_NOEXIST as u64);
+        // SAFETY: see above.
+        unsafe { PROXIED.get(key) }
+    }
+
+    #[inline(always)]
     fn is_port(&self, port: u16) -> bool {
         is_set(&PORTS, port)
     }
@@ -323,6 +372,33 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         // SAFETY: the event and `len` of its bytes lie one behind the other, and all of them are set.
         unsafe {
             bpf_ringbuf_output((&raw const HELLOS).cast_mut().cast(), (&raw mut *hello).cast(), size, 0) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn head<P: Packet>(
+        &self,
+        packet: &P,
+        at: u32,
+        len: u32,
+        fill: impl FnOnce(&mut HeadEvent, &head::Bytes),
+    ) -> bool {
+        // SAFETY: this core's own entry, and programs of a direction do not nest.
+        let Some(head) = HEAD.get_ptr_mut(0).and_then(|head| unsafe { head.as_mut() }) else {
+            return false;
+        };
+        // As in `hello`.
+        let len = ((black_box(len).wrapping_sub(1)) & (MAX_HEAD - 1)) + 1;
+        let (bytes, _) = head.bytes.split_at_mut(len as usize);
+        if !packet.copy(at, bytes) {
+            return true;
+        }
+        fill(&mut head.event, &head.bytes);
+        let len = ((black_box(head.event.len).wrapping_sub(1)) & (MAX_HEAD - 1)) + 1;
+        let size = size_of::<HeadEvent>() as u64 + len as u64;
+        // SAFETY: the event and `len` of its bytes lie one behind the other.
+        unsafe {
+            bpf_ringbuf_output((&raw const HEADS).cast_mut().cast(), (&raw mut *head).cast(), size, 0) == 0
         }
     }
 }

@@ -11,11 +11,12 @@ use crate::{
     admission, answer,
     client::Client,
     flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SETTLED, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
+    head::{self, HeadEvent},
     hello::HelloEvent,
     http2,
     http2_tls::Estimate,
     packet::{ACK, Direction, FIN, Outer, Packet, RST, SYN, Segment, Skip, UDP, parse},
-    quic,
+    proxy, quic,
     request::{self, Work},
     stage::Stage,
     tunnel::{self, Tunnels},
@@ -57,6 +58,12 @@ pub unsafe trait Tables {
     fn ipv6_mask(&self) -> Address;
     /// The tunnels that are followed.
     fn tunnels(&self) -> Tunnels;
+    /// Whether there are trusted proxies at all.
+    fn has_proxies(&self) -> bool;
+    /// Whether this is the address of one.
+    fn trusts(&self, client: &Address) -> bool;
+    /// Looks a trusted proxy's connection up, or enters it.
+    fn proxied(&self, key: &FlowKey) -> Option<&proxy::Proxied>;
     /// Whether a service uses this port (network order) on any address.
     fn is_port(&self, port: u16) -> bool;
     /// Whether this is a service.
@@ -85,6 +92,14 @@ pub unsafe trait Tables {
     /// Hands out `len` (1 to [`MAX_HELLO`](crate::hello::MAX_HELLO)) bytes at `at` of the packet; `fill`
     /// says what they are. Nothing where the packet ends before; `false` when there is no room.
     fn hello<P: Packet>(&self, packet: &P, at: u32, len: u32, fill: impl FnOnce(&mut HelloEvent)) -> bool;
+    /// Likewise with up to [`MAX_HEAD`](head::MAX_HEAD) bytes, which `fill` is shown; it sets how many of them go.
+    fn head<P: Packet>(
+        &self,
+        packet: &P,
+        at: u32,
+        len: u32,
+        fill: impl FnOnce(&mut HeadEvent, &head::Bytes),
+    ) -> bool;
 }
 
 /// Room for a packet while it is handled: on BPF the stack has none to spare.
@@ -94,6 +109,8 @@ pub struct Scratch {
     pub(crate) segment: Segment,
     pub(crate) outer: Outer,
     pub(crate) inner: tunnel::Inner,
+    pub(crate) proxy: proxy::Work,
+    pub(crate) head: head::Work,
     pub(crate) work: Work,
     pub(crate) http2: http2::Work,
     pub(crate) datagram: quic::Walk,
@@ -130,7 +147,7 @@ fn arrives<P: Packet, T: Tables>(packet: &P, tables: &T, segment: &Segment) -> O
         }
         return None;
     }
-    Some(Stage::Turns)
+    Some(if proxy::may_have(tables, flow, half, segment) { Stage::Proxy } else { Stage::Turns })
 }
 
 /// Goes on with a packet from the network that is not just more of what is under way.
@@ -166,7 +183,7 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
     }
     // The first request may have come with the end of the handshake.
     request::http2_inside(flow, flow.asked.mode.get());
-    stage(flow)
+    if head::may_have(tables, flow, half, segment) { Some(Stage::Head) } else { stage(flow) }
 }
 
 /// A packet to the network. Returns the stage to go on with, if there is one.
@@ -330,15 +347,17 @@ fn restart<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
         flow.request_bytes.set(0);
         flow.answer_bytes.set(0);
     }
+    let turn_seq = syn.wrapping_add(1);
     *half = ClientHalf {
         unreported: half.unreported,
         syn,
         flags: SYN_SEEN | half.flags & SETTLED,
         turns: half.turns,
         owed_syns: half.owed_syns,
+        turn_seq,
         ..ClientHalf::default()
     };
-    half.stream.start(syn.wrapping_add(1));
+    half.stream.start(turn_seq);
     flow.closed.set(0);
     flow.asked.turn.set(0);
     flow.asked.mode.set(0);

@@ -15,10 +15,14 @@ use clap::{Args, ValueEnum};
 use hydrometer_engine::{EngineConfig, Service};
 use serde::Deserialize;
 
+use crate::identity::Secret;
 use crate::kernel::{AttachOptions, KernelOptions, PatternError, Position, PositionError, Selection, Way};
 
 mod control_plane;
 mod traffic;
+
+/// Where the secret of API keys is, unless that is set.
+const SECRET: &str = "/var/lib/hydrometer/api-keys.secret";
 
 /// What the kernel programs' table of services holds.
 const MAX_SERVICES: usize = 1024;
@@ -211,7 +215,7 @@ impl Settings {
             max_clients: within("max_clients", self.max_clients.unwrap_or(65_536), 1 << 24, &mut problems),
             max_streams: within("max_streams", self.max_streams.unwrap_or(16_384), 1 << 24, &mut problems),
             ring_bytes: within("ring_bytes", self.ring_bytes.unwrap_or(8 << 20), 1 << 30, &mut problems),
-            traffic: self.traffic.validate(&mut problems),
+            traffic: self.traffic.validate(Secret::File(SECRET.into()), &mut problems),
             log_level: self.kernel_log.unwrap_or(LogLevel::Off).level(),
             interfaces,
             attach,
@@ -465,7 +469,7 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once() {
         let text = "exclude_interfaces = [\"/(/\", \"a b\"]\ntc_position = \"middle\"\nservices = [\"8000\", \"8000\", \"x\"]\nmax_clients = 0\nring_bytes = 4000000000\nquiet = \"soon\"\n\
-                    node = \"\"\n[control_plane]\naddress = \"http://10.0.0.9:7070\"\n[traffic]\nipv6_prefix_length = 129\ntunnels = [\"vxlan:0\"]\n[engine]\nmax_clients = 0\n";
+                    node = \"\"\n[control_plane]\naddress = \"http://10.0.0.9:7070\"\n[traffic]\nipv6_prefix_length = 129\ntunnels = [\"vxlan:0\"]\ntrusted_proxies = [\"10.0.0.0/33\"]\napi_keys = true\n[engine]\nmax_clients = 0\n";
         let said = from_toml(text).unwrap().validate().unwrap_err().to_string();
         for problem in [
             "no interface is named",
@@ -480,6 +484,8 @@ mod tests {
             "node \"\"",
             "traffic.ipv6_prefix_length is over 128",
             "traffic.tunnels: \"vxlan:0\" is no tunnel",
+            "traffic.trusted_proxies: \"10.0.0.0/33\" is no address",
+            "set traffic.trusted_proxies",
             "control_plane.address http://10.0.0.9:7070",
             "engine: max_clients is 0",
         ] {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use hydrometer_engine::{
-    Accuracy, ClientView, Ending, Exchange, Nanos, Protocol, Service, WindowFeatures,
+    Accuracy, ClientView, Ending, Exchange, Identity, Nanos, Protocol, Service, WindowFeatures,
     anomaly::{self, Anomaly, AnomalyKind, Severity},
     histogram::{self, Histogram},
 };
@@ -36,12 +36,14 @@ pub fn client(
         open_anomalies,
         rate_series: view.rate_series.values,
         ja4: view.ja4,
+        identity: identity(view.identity).into(),
     }
 }
 
-/// The kernel's counters; once it has evicted the client, what the engine counted since.
+/// The kernel's counters; once it has evicted the client, what the engine counted since. The kernel knows nothing of
+/// requests that a proxy has made for the client.
 fn counters(view: &ClientView, kernel: Option<&kernel::ClientSnapshot>) -> v1::ClientCounters {
-    match kernel {
+    match kernel.filter(|_| view.identity != Identity::Forwarded) {
         Some(kernel) => v1::ClientCounters {
             ingress_packets: kernel.ingress_packets,
             ingress_bytes: kernel.ingress_bytes,
@@ -131,6 +133,7 @@ pub fn exchange(exchange: &Exchange) -> v1::Exchange {
         accuracy: accuracy(exchange.accuracy).into(),
         confidence: exchange.confidence,
         aborted: exchange.ending == Ending::Aborted,
+        client_identity: identity(exchange.identity).into(),
     }
 }
 
@@ -295,6 +298,14 @@ fn protocol(protocol: Protocol) -> v1::Protocol {
         Protocol::Http2 => v1::Protocol::Http2,
         Protocol::TlsHttp2 => v1::Protocol::TlsHttp2,
         Protocol::Quic => v1::Protocol::Quic,
+    }
+}
+
+fn identity(identity: Identity) -> v1::ClientIdentity {
+    match identity {
+        Identity::Direct => v1::ClientIdentity::Direct,
+        Identity::Proxy => v1::ClientIdentity::Proxy,
+        Identity::Forwarded => v1::ClientIdentity::Forwarded,
     }
 }
 

@@ -2,12 +2,14 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+mod assembly;
 pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod daemon;
 pub mod findings;
 pub mod hello;
+pub mod identity;
 pub mod kernel;
 mod ordered;
 pub mod pipeline;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hydrometer_engine::{
-    ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Nanos, anomaly::Anomaly,
+    ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Identity, Nanos, anomaly::Anomaly,
 };
 use hydrometer_proto::v1;
 use tokio::{
@@ -25,6 +25,7 @@ use crate::{
     findings::Findings,
     kernel::{Attachment, ClientSnapshot, InterfaceStatus, Kernel, KernelError, KernelStatus},
     report::Outbox,
+    wire::Ended,
 };
 
 /// Questions that wait for their turn.
@@ -138,7 +139,7 @@ impl Pipeline {
         quiet: Duration,
         stop: CancellationToken,
     ) -> Result<(), KernelError> {
-        let mut exchanges = Vec::new();
+        let mut ended = Vec::new();
         let mut second = interval(ADVANCE_EVERY);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // After a failure the kernel is left alone until the next second, instead of spinning.
@@ -151,11 +152,11 @@ impl Pipeline {
                         self.failed(&error);
                         is_readable = false;
                     }
-                    self.read(&mut exchanges, Kernel::drain);
+                    self.read(&mut ended, Kernel::drain);
                 }
                 _ = second.tick() => {
                     is_readable = true;
-                    self.read(&mut exchanges, |kernel, out| {
+                    self.read(&mut ended, |kernel, out| {
                         kernel.drain(out);
                         kernel.sweep(quiet, out);
                     });
@@ -164,7 +165,7 @@ impl Pipeline {
                 Some(question) = questions.0.recv() => question(&mut self),
             }
         }
-        self.read(&mut exchanges, Kernel::flush);
+        self.read(&mut ended, Kernel::flush);
         self.advance(now());
         self.kernel.as_mut().map_or(Ok(()), Kernel::detach)
     }
@@ -217,7 +218,7 @@ impl Pipeline {
     fn standing(&self, id: &ClientId, now: Nanos) -> Option<Standing> {
         let view = match self.engine.client(id, now) {
             Some(view) => view,
-            None => silent(&self.counters(id).ok()??),
+            None => self.silent(&self.counters(id).ok()??),
         };
         let minute = view.windows.iter().find(|window| window.window == Duration::from_mins(1));
         Some(Standing {
@@ -265,12 +266,22 @@ impl Pipeline {
         };
         let mut view = match (self.engine.client(id, now()), &counters) {
             (Some(view), _) => view,
-            (None, Some(counters)) => silent(counters),
+            (None, Some(counters)) => self.silent(counters),
             (None, None) => return None,
         };
         let recent = std::mem::take(&mut view.recent);
         let open = self.findings.open_of(&id.to_string());
         Some((convert::client(view, counters.as_ref(), open), recent))
+    }
+
+    /// A client of which no exchange has ended, or a proxy whose exchanges are all its clients'.
+    fn silent(&self, counters: &ClientSnapshot) -> ClientView {
+        let is_proxy = self.kernel.as_ref().is_some_and(|kernel| kernel.is_proxy(&counters.id));
+        ClientView {
+            last_seen: counters.last_seen,
+            identity: if is_proxy { Identity::Proxy } else { Identity::Direct },
+            ..Engine::silent_client(counters.id, counters.first_seen, now())
+        }
     }
 
     fn counters(&self, id: &ClientId) -> Result<Option<ClientSnapshot>, KernelError> {
@@ -308,13 +319,12 @@ impl Pipeline {
         }
     }
 
-    fn read(&mut self, exchanges: &mut Vec<Exchange>, read: impl FnOnce(&mut Kernel, &mut Vec<Exchange>)) {
-        if let Some(kernel) = &mut self.kernel {
-            read(kernel, exchanges);
-            kernel.identify(exchanges);
+    fn read(&mut self, ended: &mut Vec<Ended>, read: impl FnOnce(&mut Kernel, &mut Vec<Ended>)) {
+        let Some(kernel) = &mut self.kernel else { return };
+        read(kernel, ended);
+        for exchange in kernel.exchanges(ended.drain(..)) {
+            self.engine.observe(&exchange);
         }
-        self.take(exchanges);
-        exchanges.clear();
     }
 
     /// A kernel that cannot be read is reported; the agent goes on with what it has.
@@ -332,14 +342,6 @@ impl Pipeline {
 pub fn now() -> Nanos {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// A client of which no exchange has ended.
-fn silent(counters: &ClientSnapshot) -> ClientView {
-    ClientView {
-        last_seen: counters.last_seen,
-        ..Engine::silent_client(counters.id, counters.first_seen, now())
-    }
 }
 
 async fn ready(kernel: Option<&mut Kernel>) -> Result<(), KernelError> {

@@ -6,13 +6,17 @@ use hydrometer_ebpf::{
 };
 use hydrometer_engine::Ipv6Prefix;
 
+use crate::identity::Proxies;
+
 /// How packets are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// How much of an IPv6 address is a client.
     pub ipv6_prefix: Ipv6Prefix,
     /// The tunnels that are followed.
     pub tunnels: Tunnels,
+    /// Who is trusted to say who asks.
+    pub proxies: Proxies,
 }
 
 impl Traffic {
@@ -32,6 +36,7 @@ impl Default for Traffic {
         Self {
             ipv6_prefix: Ipv6Prefix::default(),
             tunnels: Tunnels { vxlan: Self::VXLAN.to_be(), geneve: Self::GENEVE.to_be(), gre: 1, ip: 1 },
+            proxies: Proxies::default(),
         }
     }
 }

@@ -5,9 +5,21 @@ use std::{net::IpAddr, time::Duration};
 use hydrometer_ebpf::{
     abi::{self, ABORTED, CERTAIN, DERIVED, ExchangeEvent, PIPELINED},
     client::record_median,
+    head::HeadEvent,
     hello::HelloEvent,
 };
-use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Ipv6Prefix, Nanos, Protocol, Service};
+use hydrometer_engine::{
+    Accuracy, ClientId, Ending, Exchange, Identity, Ipv6Prefix, Nanos, Protocol, Service,
+};
+
+/// An exchange that has ended, before it is known on whose behalf it was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// What the library says.
+    pub(crate) event: ExchangeEvent,
+    /// What its clock's zero is on ours.
+    pub(crate) epoch: Nanos,
+}
 
 /// `event` as an exchange of the client that `prefix` makes of its address. `epoch` is what its clock's zero is on
 /// ours.
@@ -20,6 +32,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
     Exchange {
         start: epoch + Duration::from_nanos(event.start),
         client: ClientId::new(client, prefix),
+        identity: Identity::Direct,
         client_port: event.client_port,
         service: Service { address: Some(abi::ip(event.server)), port: event.server_port },
         flow: flow(client, (event.client_port, event.server_port), event.flow_start),
@@ -40,6 +53,11 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
 
 /// The number of the flow that `event` is about.
 pub(crate) fn hello_flow(event: &HelloEvent) -> u64 {
+    flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
+}
+
+/// Likewise.
+pub(crate) fn head_flow(event: &HeadEvent) -> u64 {
     flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
 }
 

@@ -76,5 +76,6 @@ fn exchange(client: u32, seconds: f64) -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        identity: hydrometer_engine::Identity::Direct,
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::{
-    Accuracy, ClientId, ClientView, Ending, Exchange, Nanos, Protocol, Service, Totals,
+    Accuracy, ClientId, ClientView, Ending, Exchange, Identity, Nanos, Protocol, Service, Totals,
     baseline::OwnPast,
     histogram::Histogram,
     lifecycle::Lifecycle,
@@ -42,6 +42,7 @@ pub(crate) struct Client {
     protocols: Vec<Protocol>,
     accuracy: Accuracy,
     ja4: Vec<String>,
+    identity: Identity,
     /// Newest start last.
     recent: VecDeque<Exchange>,
     /// The first minute not yet fed to `past`.
@@ -65,6 +66,7 @@ impl Client {
             protocols: Vec::new(),
             accuracy: Accuracy::Exact,
             ja4: Vec::new(),
+            identity: Identity::Direct,
             recent: VecDeque::new(),
             next_minute: first_seen.0 / MINUTE,
         }
@@ -81,6 +83,9 @@ impl Client {
         self.request_sizes.add_size(exchange.request_bytes);
         self.answer_sizes.add_size(exchange.answer_bytes);
         self.accuracy = self.accuracy.max(exchange.accuracy);
+        if self.identity != Identity::Forwarded {
+            self.identity = exchange.identity;
+        }
         remember(&mut self.services, &exchange.service, MAX_SERVICES);
         remember(&mut self.protocols, &exchange.protocol, usize::MAX);
         let ja4 = exchange.ja4.as_ref().filter(|ja4| ja4.len() <= MAX_JA4_LEN);
@@ -152,6 +157,7 @@ impl Client {
             protocols: self.protocols.clone(),
             accuracy: self.accuracy,
             ja4: self.ja4.clone(),
+            identity: self.identity,
             recent: self.recent.iter().rev().cloned().collect(),
             open_anomalies: self.lifecycle.open().map(|anomaly| anomaly.kind).collect(),
         }

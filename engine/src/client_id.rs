@@ -7,14 +7,19 @@ use std::{
 };
 
 /// A client: an IPv4 address or an IPv6 network, by default a /64, the smallest unit that a person or a company
-/// is given.
+/// is given; or an API key that a trusted proxy passes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClientId {
     /// An IPv4 address.
     V4(Ipv4Addr),
     /// An IPv6 network.
     V6(Ipv6Network),
+    /// An API key that came through a trusted proxy, by its keyed hash.
+    Key(u64),
 }
+
+/// What the text of a [`ClientId::Key`] begins with.
+const KEY: &str = "key:";
 
 /// An IPv6 address whose bits beyond the prefix are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,7 +35,7 @@ pub struct Ipv6Prefix(u8);
 /// The text names no client.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "{text:?} is not a client: give an IPv4 address, an IPv6 address or an IPv6 network such as fd00::/64"
+    "{text:?} is not a client: give an IPv4 address, an IPv6 address, an IPv6 network such as fd00::/64, or key:HASH"
 )]
 pub struct ParseClientIdError {
     text: String,
@@ -50,6 +55,11 @@ impl ClientId {
     /// Reads a client; of an IPv6 address without a prefix `prefix` counts.
     pub fn parse(text: &str, prefix: Ipv6Prefix) -> Result<Self, ParseClientIdError> {
         let error = |source| ParseClientIdError { text: text.to_owned(), source };
+        if let Some(hash) = text.strip_prefix(KEY) {
+            let is_hash = hash.len() == 16 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let hash = u64::from_str_radix(hash, 16).ok().filter(|_| is_hash);
+            return hash.map(Self::Key).ok_or_else(|| error(None));
+        }
         let address = |text: &str| text.parse::<IpAddr>().map_err(|source| error(Some(source)));
         let Some((before, length)) = text.split_once('/') else {
             return Ok(Self::new(address(text)?, prefix));
@@ -57,7 +67,7 @@ impl ClientId {
         let prefix = length.parse().ok().and_then(Ipv6Prefix::new).ok_or_else(|| error(None))?;
         match Self::new(address(before)?, prefix) {
             Self::V4(_) => Err(error(None)),
-            network @ Self::V6(_) => Ok(network),
+            network => Ok(network),
         }
     }
 
@@ -66,6 +76,7 @@ impl ClientId {
         match self {
             Self::V4(own) => address.to_canonical() == IpAddr::V4(*own),
             Self::V6(network) => Self::new(address, network.prefix) == *self,
+            Self::Key(_) => false,
         }
     }
 
@@ -74,6 +85,7 @@ impl ClientId {
         match self {
             Self::V4(address) => fnv1a(&address.octets()),
             Self::V6(network) => fnv1a(&network.address.octets()) ^ u64::from(network.prefix.0),
+            Self::Key(hash) => fnv1a(&hash.to_be_bytes()),
         }
     }
 }
@@ -127,6 +139,7 @@ impl fmt::Display for ClientId {
         match self {
             Self::V4(address) => f.pad(&address.to_string()),
             Self::V6(network) => f.pad(&format!("{}/{}", network.address, network.prefix.0)),
+            Self::Key(hash) => f.pad(&format!("{KEY}{hash:016x}")),
         }
     }
 }
@@ -145,7 +158,14 @@ mod tests {
 
     #[test]
     fn an_id_reads_back_what_it_prints() {
-        for text in ["203.0.113.7", "2001:db8:1:2::/64", "2001:db8::/48", "2001:db8::42/128", "::/0"] {
+        for text in [
+            "203.0.113.7",
+            "2001:db8:1:2::/64",
+            "2001:db8::/48",
+            "2001:db8::42/128",
+            "::/0",
+            "key:00f0a1b2c3d4e5f6",
+        ] {
             assert_eq!(text.parse::<ClientId>().unwrap().to_string(), text);
         }
         assert_eq!("2001:db8::42".parse::<ClientId>().unwrap().to_string(), "2001:db8::/64");
@@ -153,7 +173,15 @@ mod tests {
         assert_eq!("::ffff:10.0.0.1".parse::<ClientId>().unwrap().to_string(), "10.0.0.1");
         let whole = Ipv6Prefix::new(128).unwrap();
         assert_eq!(ClientId::parse("2001:db8::42", whole).unwrap().to_string(), "2001:db8::42/128");
-        for text in ["10.0.0.1/64", "host", "2001:db8::/129", "2001:db8::/x", "2001:db8::/"] {
+        for text in [
+            "10.0.0.1/64",
+            "host",
+            "2001:db8::/129",
+            "2001:db8::/x",
+            "2001:db8::/",
+            "key:f0",
+            "key:+0f0a1b2c3d4e5f6",
+        ] {
             assert!(text.parse::<ClientId>().is_err(), "{text}");
         }
     }

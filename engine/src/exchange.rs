@@ -58,6 +58,19 @@ pub enum Ending {
     Aborted,
 }
 
+/// How it is known who asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The connection is the client's own, as far as the service's host can see.
+    #[default]
+    Direct,
+    /// The connection is a trusted proxy's, which does not say on whose behalf it asks.
+    Proxy,
+    /// A trusted proxy says on whose behalf it asks.
+    Forwarded,
+}
+
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -65,7 +78,9 @@ pub struct Exchange {
     pub start: Nanos,
     /// Who asked.
     pub client: ClientId,
-    /// The client's port; 0 when the record does not tell it.
+    /// How that is known.
+    pub identity: Identity,
+    /// The port at the other end of the connection; 0 when the record does not tell it.
     pub client_port: u16,
     /// What was asked.
     pub service: Service,

@@ -26,7 +26,7 @@ pub use config::{
     RequestRateConfig,
 };
 pub use engine::Engine;
-pub use exchange::{Accuracy, Ending, Exchange, Protocol, Service};
+pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, Service};
 pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
 pub use view::{ClientView, EngineLoss, EngineStats, Totals, WindowFeatures};
@@ -51,5 +51,6 @@ fn test_exchange() -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        identity: Identity::Direct,
     }
 }

@@ -1,14 +1,14 @@
 //! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
 //!
 //! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`,
-//! `confidence` and `ja4`. What a line cannot say (the service's address, the client's port, how the exchange
+//! `confidence`, `ja4` and `client_identity`. What a line cannot say (the service's address, the client's port, how the exchange
 //! ended) reads back as unknown.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Accuracy, ClientId, Ending, Exchange, Nanos, ParseClientIdError, Protocol, Service};
+use crate::{Accuracy, ClientId, Ending, Exchange, Identity, Nanos, ParseClientIdError, Protocol, Service};
 
 /// One exchange on one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct ExchangeRecord {
     /// JA4 fingerprint of the client, where measured.
     #[serde(default)]
     pub ja4: Option<String>,
+    /// How it is known who asked.
+    #[serde(default)]
+    pub client_identity: Identity,
 }
 
 /// A record that does not describe an exchange.
@@ -91,6 +94,7 @@ impl From<&Exchange> for ExchangeRecord {
             accuracy: exchange.accuracy,
             confidence: exchange.confidence,
             ja4: exchange.ja4.clone(),
+            client_identity: exchange.identity,
         }
     }
 }
@@ -103,6 +107,7 @@ impl TryFrom<ExchangeRecord> for Exchange {
         Ok(Self {
             start: Nanos::default() + start,
             client: record.client.parse::<ClientId>()?,
+            identity: record.client_identity,
             client_port: 0,
             service: Service { address: None, port: record.port },
             flow: record.flow,
@@ -175,6 +180,7 @@ mod tests {
             "accuracy",
             "confidence",
             "ja4",
+            "client_identity",
         ] {
             at += text[at..].find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {text}"));
         }

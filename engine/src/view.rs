@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::{
-    Accuracy, ClientId, Exchange, Nanos, Protocol, Service,
+    Accuracy, ClientId, Exchange, Identity, Nanos, Protocol, Service,
     anomaly::{AnomalyKind, Series},
     histogram::Histogram,
 };
@@ -39,6 +39,8 @@ pub struct ClientView {
     pub accuracy: Accuracy,
     /// JA4 fingerprints of its TLS `ClientHello`s, at most 8.
     pub ja4: Vec<String>,
+    /// How it is known: forwarded, when any of its exchanges was, else as in its last exchange.
+    pub identity: Identity,
     /// Its last exchanges, newest start first, at most 64.
     pub recent: Vec<Exchange>,
     /// Kinds of its open anomalies.

@@ -49,6 +49,7 @@ fn ask(client: ClientId, at: f64, duration: f64, dice: &mut Dice) -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        identity: hydrometer_engine::Identity::Direct,
     }
 }
 

@@ -107,7 +107,8 @@ pub struct ClientAddress {
 }
 
 impl ClientAddress {
-    fn nth(n: u16) -> Self {
+    /// Those of the client number `n`, from 1.
+    pub(crate) fn nth(n: u16) -> Self {
         let [high, low] = (n + 1).to_be_bytes();
         Self { v4: Ipv4Addr::new(10, 77, high, low), v6: Ipv6Addr::new(0xfd77, 0, 0, n, 0, 0, 0, 1) }
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     grpc, llama,
-    net::{Namespace, SERVER_V4, SERVER_V6},
+    net::{ClientAddress, Namespace, SERVER_V4, SERVER_V6},
     process::Process,
 };
 
@@ -60,6 +60,17 @@ impl Security {
     }
 }
 
+/// How nginx learns on whose behalf a proxy before it asks. In its log that is then the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// There is none.
+    Never,
+    /// By the PROXY protocol, on every connection.
+    ProxyProtocol,
+    /// By `X-Forwarded-For`, from [`crate::net::ClientAddress`] number one.
+    ForwardedFor,
+}
+
 /// The running proxy.
 #[derive(Debug)]
 pub struct Nginx {
@@ -71,11 +82,21 @@ pub struct Nginx {
 impl Nginx {
     /// Starts nginx on [`PORT`], IPv4 and IPv6, with a certificate of its own; files go into `folder`.
     pub fn start(namespace: &Namespace, folder: &Path, security: Security) -> Result<Self> {
-        Self::start_with(namespace, folder, security, "")
+        Self::start_with(namespace, folder, security, Told::Never, "")
     }
 
     /// Likewise, without a model behind it: whatever is asked, the answer is [`ANSWER`] bytes.
     pub fn start_alone(namespace: &Namespace, folder: &Path, security: Security) -> Result<Self> {
+        Self::start_behind(namespace, folder, security, Told::Never)
+    }
+
+    /// Likewise, behind another proxy.
+    pub fn start_behind(
+        namespace: &Namespace,
+        folder: &Path,
+        security: Security,
+        told: Told,
+    ) -> Result<Self> {
         let answer = folder.join("answer");
         fs::write(&answer, vec![b'a'; ANSWER])
             .with_context(|| format!("cannot write {}", answer.display()))?;
@@ -86,15 +107,21 @@ impl Nginx {
             llama::PORT,
             folder.display()
         );
-        Self::start_with(namespace, folder, security, &server)
+        Self::start_with(namespace, folder, security, told, &server)
     }
 
-    fn start_with(namespace: &Namespace, folder: &Path, security: Security, behind: &str) -> Result<Self> {
+    fn start_with(
+        namespace: &Namespace,
+        folder: &Path,
+        security: Security,
+        told: Told,
+        behind: &str,
+    ) -> Result<Self> {
         let folder = folder.join("nginx");
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         make_certificate(&folder)?;
         let config = folder.join("nginx.conf");
-        fs::write(&config, configuration(&folder, security, behind))
+        fs::write(&config, configuration(&folder, security, told, behind))
             .with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = namespace.command("nginx");
         command.arg("-e").arg(folder.join("error.log")).arg("-c").arg(&config);
@@ -211,7 +238,7 @@ pub struct Access {
 /// Fields of [`Access`] and the variables that nginx fills them from.
 const LOG_FIELDS: [(&str, &str); 12] = [
     ("client", "remote_addr"),
-    ("client_port", "remote_port"),
+    ("client_port", "realip_remote_port"),
     ("connection", "connection"),
     ("connection_request", "connection_requests"),
     ("request_length", "request_length"),
@@ -225,7 +252,14 @@ const LOG_FIELDS: [(&str, &str); 12] = [
 ];
 
 /// One process without a master, so that ending it by its id ends all of it.
-fn configuration(folder: &Path, security: Security, behind: &str) -> String {
+fn configuration(folder: &Path, security: Security, told: Told, behind: &str) -> String {
+    let proxy = ClientAddress::nth(1);
+    let real = format!("set_real_ip_from {}; set_real_ip_from {};", proxy.v4, proxy.v6);
+    let (proxied, real) = match told {
+        Told::Never => ("", String::new()),
+        Told::ProxyProtocol => (" proxy_protocol", format!("{real} real_ip_header proxy_protocol;")),
+        Told::ForwardedFor => ("", format!("{real} real_ip_header X-Forwarded-For; real_ip_recursive on;")),
+    };
     let folder = folder.display();
     let listen = match (security.tls(), security.is_http2()) {
         (None, false) => "",
@@ -263,8 +297,9 @@ http {{
     tcp_nodelay on;
     {tls}
     server {{
-        listen {SERVER_V4}:{PORT}{listen};
-        listen [{SERVER_V6}]:{PORT}{listen};
+        listen {SERVER_V4}:{PORT}{listen}{proxied};
+        listen [{SERVER_V6}]:{PORT}{listen}{proxied};
+        {real}
         location / {{
             proxy_pass http://127.0.0.1:{upstream};
             proxy_http_version 1.1;

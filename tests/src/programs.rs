@@ -10,12 +10,13 @@ use aya::{
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use hydrometer_agent::{
-    kernel::{Globals, HOOKS, stages},
+    kernel::{Globals, HOOKS, stages, trust},
     traffic::Traffic,
 };
 use hydrometer_ebpf::{
     abi::{Address, COUNTERS, Counters, ExchangeEvent, PORT_WORDS, ServiceKey, address},
     client::Client,
+    head::HeadEvent,
     hello::HelloEvent,
 };
 use hydrometer_engine::Service;
@@ -37,6 +38,7 @@ pub struct Programs {
     _log: Option<Map>,
     events: RingBuf<MapData>,
     hellos: RingBuf<MapData>,
+    heads: RingBuf<MapData>,
 }
 
 impl Programs {
@@ -64,14 +66,19 @@ impl Programs {
             .map_max_entries("CONNECTIONS", 4_096)
             .map_max_entries("STREAMS", 16_384)
             .map_max_entries("ESTIMATES", 16_384)
+            .map_max_entries("PROXIED", 4_096)
+            .map_max_entries("HEADS", 1 << 22)
             .map_max_entries("EXCHANGES", ring)
             .load(object)
             .context("cannot load the kernel programs")?;
         let log = ebpf.take_map("AYA_LOGS");
         let events = ebpf.take_map("EXCHANGES").context("there is no map EXCHANGES")?;
         let hellos = ebpf.take_map("HELLOS").context("there is no map HELLOS")?;
+        let heads = ebpf.take_map("HEADS").context("there is no map HEADS")?;
+        trust(&mut ebpf, &traffic.proxies)?;
         let (events, hellos) = (RingBuf::try_from(events)?, RingBuf::try_from(hellos)?);
-        let mut programs = Self { ebpf, _log: log, events, hellos };
+        let heads = RingBuf::try_from(heads)?;
+        let mut programs = Self { ebpf, _log: log, events, hellos, heads };
         programs.watch(services)?;
         for (name, program) in programs.ebpf.programs_mut() {
             match program {
@@ -154,6 +161,15 @@ impl Programs {
             hellos.extend(HelloEvent::from_bytes(&item).map(|(event, bytes)| (event, bytes.to_vec())));
         }
         hellos
+    }
+
+    /// What trusted proxies have said since the last call, with their bytes.
+    pub fn heads(&mut self) -> Vec<(HeadEvent, Vec<u8>)> {
+        let mut heads = Vec::new();
+        while let Some(item) = self.heads.next() {
+            heads.extend(HeadEvent::from_bytes(&item).map(|(event, bytes)| (event, bytes.to_vec())));
+        }
+        heads
     }
 
     /// All clients, by their key.

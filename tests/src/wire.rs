@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use hydrometer_agent::replay::{Captured, Replay};
+use hydrometer_agent::{
+    replay::{Captured, Replay},
+    traffic::Traffic,
+};
 use hydrometer_ebpf::abi::ExchangeEvent;
 use hydrometer_engine::Service;
 
@@ -38,7 +41,12 @@ impl Default for Wire {
 impl Wire {
     /// A new connection to port 8443.
     pub fn new() -> Self {
-        let replay = Replay::new(&[Service { address: None, port: 8443 }]);
+        Self::of(Traffic::default())
+    }
+
+    /// Likewise, in traffic that is read so.
+    pub fn of(traffic: Traffic) -> Self {
+        let replay = Replay::of(traffic, &[Service { address: None, port: 8443 }]);
         // Numbers wrap around on the way.
         let mut wire = Self { replay, time: 1, next: [u32::MAX - 700, u32::MAX - 900], sent: [(0, 0); 2] };
         wire.connect();

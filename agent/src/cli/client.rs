@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use hydrometer_proto::v1::{
-    Anomaly, Client, Exchange, Flow, GetClientRequest, GetClientResponse, WindowFeatures,
+    Anomaly, Client, ClientIdentity, Exchange, Flow, GetClientRequest, GetClientResponse, WindowFeatures,
 };
 use jiff::Timestamp;
 use tonic::Code;
@@ -100,6 +100,9 @@ fn identity(client: &Client, now: Timestamp, paint: Paint) -> String {
         ("packets", Tone::Plain, packets),
         ("connections", Tone::Plain, connections),
     ];
+    if client.identity() != ClientIdentity::Direct {
+        lines.push(("identity", Tone::Plain, words::identity(client.identity)));
+    }
     if !client.ja4.is_empty() {
         lines.push(("ja4", Tone::Plain, client.ja4.join(", ")));
     }

@@ -25,8 +25,10 @@ pub struct Clients {
 /// One client.
 #[derive(Debug, Serialize)]
 pub struct Client {
-    /// IPv4 address or IPv6 prefix.
+    /// IPv4 address, IPv6 prefix, or `key:` and a keyed hash.
     pub address: String,
+    /// `direct`, `proxy` or `forwarded`.
+    pub client_identity: String,
     /// First packet.
     pub first_seen: Option<Timestamp>,
     /// Last packet.
@@ -177,6 +179,8 @@ pub struct Flow {
 pub struct Exchange {
     /// First byte of the request.
     pub start: Option<Timestamp>,
+    /// `direct`, `proxy` or `forwarded`.
+    pub client_identity: String,
     /// Client port.
     pub client_port: u32,
     /// Service asked.

@@ -7,8 +7,8 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::bail;
 use hydrometer_proto::v1::{
-    Accuracy, Anomaly, AnomalyKind, AnomalyState, Client, Histogram, Protocol, Service, Severity,
-    WindowFeatures,
+    Accuracy, Anomaly, AnomalyKind, AnomalyState, Client, ClientIdentity, Histogram, Protocol, Service,
+    Severity, WindowFeatures,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -53,6 +53,11 @@ pub fn believed(accuracy: String, confidence: Option<f32>) -> String {
         Some(confidence) => format!("{accuracy} {confidence:.2}"),
         None => accuracy,
     }
+}
+
+/// `direct`, `proxy` or `forwarded`.
+pub fn identity(value: i32) -> String {
+    word(ClientIdentity::try_from(value).ok().map(|identity| identity.as_str_name()), "CLIENT_IDENTITY_")
 }
 
 /// Reads an anomaly kind as users type it.

@@ -3,16 +3,18 @@
 //! In flow the events of the library (`hydrometer_ebpf::hello`), from the kernel or from a replay; exchanges get
 //! the fingerprint of their flow. Invariant: memory is bounded, whatever comes; what is given up is counted.
 
-mod assembly;
 mod ja4;
 mod quic;
 
 use hydrometer_ebpf::{hello::HelloEvent, packet::UDP};
 use hydrometer_engine::Exchange;
 
-use self::assembly::Assembly;
 pub use self::ja4::{Carrier, Ja4};
-use crate::{recent::Recent, wire};
+use crate::{
+    assembly::{self, Assembly},
+    recent::Recent,
+    wire,
+};
 
 /// Connections whose ClientHello is put together at a time: 16 MiB at most.
 const MAX_UNFINISHED: usize = 2048;

@@ -10,7 +10,7 @@ use rustls::{
     quic::{DirectionalKeys, Version},
 };
 
-use super::assembly::Assembly;
+use crate::assembly::Assembly;
 
 const V1: u32 = 1;
 const V2: u32 = 0x6b33_43cf;

@@ -59,7 +59,8 @@ impl Clients {
 
     /// One client's counters.
     pub(super) fn get(&self, id: &ClientId) -> Result<Option<ClientSnapshot>, MapError> {
-        match self.map.get(&key(id), 0) {
+        let Some(key) = key(id) else { return Ok(None) };
+        match self.map.get(&key, 0) {
             Ok(words) => Ok(Some(snapshot(*id, &Client::from(words)))),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error),
@@ -107,11 +108,12 @@ impl Clients {
     }
 }
 
-/// The client map's key for a client.
-pub(super) fn key(id: &ClientId) -> Address {
+/// The client map's key for a client, where the kernel can know of it.
+pub(super) fn key(id: &ClientId) -> Option<Address> {
     match id {
-        ClientId::V4(v4) => address((*v4).into()),
-        ClientId::V6(network) => address(network.address().into()),
+        ClientId::V4(v4) => Some(address((*v4).into())),
+        ClientId::V6(network) => Some(address(network.address().into())),
+        ClientId::Key(_) => None,
     }
 }
 

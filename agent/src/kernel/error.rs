@@ -10,10 +10,14 @@ use aya::{
 use rustix::io::Errno;
 
 use super::Direction;
+use crate::identity::SecretError;
 
 /// Why the kernel side failed. Every message names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    /// API keys cannot be hashed.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The process may not use BPF.
     #[error("not permitted to {0}; run as root or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     NotPermitted(&'static str),

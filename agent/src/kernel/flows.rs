@@ -21,7 +21,7 @@ use hydrometer_ebpf::{
     http2_tls::Estimate,
     packet::{TCP, UDP},
 };
-use hydrometer_engine::{ClientId, Exchange, Nanos, Service};
+use hydrometer_engine::{ClientId, Nanos, Service};
 
 use super::{
     FlowSnapshot,
@@ -29,7 +29,7 @@ use super::{
     clients, clock,
     evictions::{Evictions, Ledger},
 };
-use crate::{traffic::Traffic, wire};
+use crate::wire::{self, Ended};
 
 type Key = [u32; size_of::<FlowKey>() / 4];
 type Words = [u64; size_of::<Flow>() / 8];
@@ -66,7 +66,7 @@ pub(super) struct Flows {
     /// Answers that went on after they had been handed out.
     resumed: u64,
     tickets: Array<MapData, u32>,
-    traffic: Traffic,
+    ipv6_mask: Address,
     passes: u64,
     evictions: Evictions,
     /// Flows that the sweep has removed.
@@ -96,10 +96,10 @@ impl Flows {
         streams: Map<MapData, [u32; 12], Words>,
         estimates: Estimates,
         tickets: Array<MapData, u32>,
-        traffic: Traffic,
+        ipv6_mask: Address,
     ) -> Self {
         Self {
-            traffic,
+            ipv6_mask,
             map,
             pieces: Batches::new(PIECE, FlowKey::default().into(), Flow::default().into()),
             streams,
@@ -149,7 +149,7 @@ impl Flows {
         &mut self,
         quiet: Duration,
         programs: impl Fn() -> io::Result<Ledger>,
-        out: &mut Vec<Exchange>,
+        out: &mut Vec<Ended>,
     ) -> io::Result<()> {
         let quiet = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
         self.evictions.walk(programs()?);
@@ -165,22 +165,22 @@ impl Flows {
     }
 
     /// Walks the maps from begin to end and hands out every exchange that is open.
-    pub(super) fn flush(&mut self, out: &mut Vec<Exchange>) -> io::Result<()> {
+    pub(super) fn flush(&mut self, out: &mut Vec<Ended>) -> io::Result<()> {
         self.pieces.restart();
         self.pass = Pass::default();
         while self.piece(None, out)? == Progress::More {}
         let mut pieces = Batches::new(PIECE, [0; 12], Flow::default().into());
-        let (epoch, prefix) = (clock::epoch(), self.traffic.ipv6_prefix);
+        let epoch = clock::epoch();
         let mut stream = |key: &[u32; 12], words: &Words| {
             let event = Flow::from(*words).open(&StreamKey::from(*key).flow);
-            out.extend(event.map(|event| wire::exchange(&event, epoch, prefix)));
+            out.extend(event.map(|event| Ended { event, epoch }));
         };
         while pieces.next(self.streams.map().fd(), &mut stream)? == Progress::More {}
         Ok(())
     }
 
     /// One piece.
-    fn piece(&mut self, quiet: Option<u64>, out: &mut Vec<Exchange>) -> io::Result<Progress> {
+    fn piece(&mut self, quiet: Option<u64>, out: &mut Vec<Ended>) -> io::Result<Progress> {
         let mut reader = Reader {
             now: clock::monotonic(),
             epoch: clock::epoch(),
@@ -190,7 +190,7 @@ impl Flows {
             handed_out: &mut self.handed_out,
             estimates: &self.estimates,
             tickets: &self.tickets,
-            traffic: self.traffic,
+            ipv6_mask: self.ipv6_mask,
             out,
         };
         let progress =
@@ -227,7 +227,7 @@ impl Flows {
 
     /// Flows of one client as they are now, most recent first.
     pub(super) fn of(&self, client: &ClientId, limit: usize) -> Vec<FlowSnapshot> {
-        let client = clients::key(client);
+        let Some(client) = clients::key(client) else { return Vec::new() };
         let keys =
             self.last.by_client.get(&client).into_iter().chain(self.pass.by_client.get(&client)).flatten();
         let unique: HashSet<_> = keys.collect();
@@ -280,8 +280,8 @@ struct Reader<'a> {
     handed_out: &'a mut HashMap<Turn, HandedOut>,
     estimates: &'a Estimates,
     tickets: &'a Array<MapData, u32>,
-    traffic: Traffic,
-    out: &'a mut Vec<Exchange>,
+    ipv6_mask: Address,
+    out: &'a mut Vec<Ended>,
 }
 
 impl Reader<'_> {
@@ -291,7 +291,7 @@ impl Reader<'_> {
         if !flow.is_proven() {
             return;
         }
-        let client_key = client_key(&key.client, &self.traffic.ipv6_mask());
+        let client_key = client_key(&key.client, &self.ipv6_mask);
         self.pass.by_client.entry(client_key).or_default().push(key);
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {
             self.pass.closed.push((key, flow.first_seen.get()));
@@ -322,7 +322,7 @@ impl Reader<'_> {
             return;
         }
         self.handed_out.insert(turn, HandedOut { pass: self.passes, answer_bytes: event.answer_bytes });
-        self.out.push(wire::exchange(event, self.epoch, self.traffic.ipv6_prefix));
+        self.out.push(Ended { event: *event, epoch: self.epoch });
     }
 
     /// Whether there is an answer, where a lone record as long as the service's session tickets is none.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, MapData, ProgramArray, lpm_trie::Key},
     programs::{Program, ProgramError, ProgramFd},
 };
 use hydrometer_ebpf::{
@@ -14,7 +14,7 @@ use hydrometer_ebpf::{
 use hydrometer_engine::Service;
 
 use super::{AttachMode, Direction, KernelError, KernelOptions, Way, error};
-use crate::traffic::Traffic;
+use crate::{identity::Proxies, traffic::Traffic};
 
 /// The kernel programs, as built for BPF.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hydrometer-programs"));
@@ -53,6 +53,9 @@ const PAGE: u32 = 4096;
 /// One flow of so many may be a newcomer's.
 const NEWCOMER_SHARE: u32 = 8;
 
+/// Bytes of the ring buffer for what trusted proxies say: thousands of requests.
+const HEADS: u32 = 4 << 20;
+
 /// Loads the object and its maps. The programs are loaded, and verified, one by one afterwards: the
 /// kernel's log must have its reader by then.
 pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
@@ -73,9 +76,15 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
         .map_max_entries("STREAMS", options.max_streams)
         .map_max_entries("ESTIMATES", options.max_streams)
         .map_max_entries("EXCHANGES", ring)
+        .map_max_entries(
+            "PROXIED",
+            if options.traffic.proxies.trusted.is_empty() { 1 } else { options.max_flows },
+        )
+        .map_max_entries("HEADS", if options.traffic.proxies.trusted.is_empty() { PAGE } else { HEADS })
         .load(OBJECT)
         .map_err(|error| error::load(&error))?;
     watch(&mut ebpf, &options.services)?;
+    trust(&mut ebpf, &options.traffic.proxies)?;
     Ok(ebpf)
 }
 
@@ -84,6 +93,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
 pub struct Globals {
     ipv6_mask: Address,
     tunnels: [u16; 4],
+    proxies: u32,
     /// Flows whose clients have not yet proven that they are there, at a time.
     pub newcomer_places: u32,
 }
@@ -95,6 +105,7 @@ impl Globals {
             ipv6_mask: traffic.ipv6_mask(),
             tunnels: traffic.tunnels.into(),
             newcomer_places: (max_flows / NEWCOMER_SHARE).max(1),
+            proxies: traffic.proxies.trusted.len() as u32,
         }
     }
 
@@ -103,6 +114,7 @@ impl Globals {
         loader.override_global("IPV6_MASK", &self.ipv6_mask, true);
         loader.override_global("TUNNELS", &self.tunnels, true);
         loader.override_global("NEWCOMER_PLACES", &self.newcomer_places, true);
+        loader.override_global("PROXIES_COUNT", &self.proxies, true);
     }
 }
 
@@ -134,6 +146,19 @@ fn watch(ebpf: &mut Ebpf, services: &[Service]) -> Result<(), KernelError> {
     }
     let mut ports: Array<&mut MapData, [u64; PORT_WORDS]> = map(ebpf, "PORTS")?;
     ports.set(0, bitmap, 0).map_err(|source| KernelError::Map { map: "PORTS", source })
+}
+
+/// Enters the trusted proxies.
+pub fn trust(ebpf: &mut Ebpf, proxies: &Proxies) -> Result<(), KernelError> {
+    let mut table: LpmTrie<&mut MapData, Address, u8> = map(ebpf, "PROXIES")?;
+    for range in &proxies.trusted {
+        // IPv4 addresses are the last 32 bits of mapped ones.
+        let bits = u32::from(range.prefix_len()) + if range.network().is_ipv4() { 96 } else { 0 };
+        table
+            .insert(&Key::new(bits, address(range.network())), 1, 0)
+            .map_err(|source| KernelError::Map { map: "PROXIES", source })?;
+    }
+    Ok(())
 }
 
 /// A map of the object by its name.

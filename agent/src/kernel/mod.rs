@@ -27,6 +27,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use hydrometer_ebpf::{
     abi::{Counter, Counters, ExchangeEvent},
+    head::HeadEvent,
     hello::HelloEvent,
 };
 use hydrometer_engine::{Accuracy, ClientId, Exchange, Ipv6Prefix, Nanos, Protocol, Service};
@@ -35,14 +36,19 @@ pub use self::{
     attach::{AttachOptions, Neighbour, Position, PositionError, Way},
     error::KernelError,
     interfaces::Interface,
-    load::{Globals, HOOKS, OBJECT, stages},
+    load::{Globals, HOOKS, OBJECT, stages, trust},
     selection::{Pattern, PatternError, Selection},
 };
 use self::{
     clients::Clients, evictions::Ledger, flows::Flows, interfaces::Interfaces, vantages::Vantages,
     wakeup::Wakeup,
 };
-use crate::{hello::Hellos, traffic::Traffic, wire};
+use crate::{
+    hello::Hellos,
+    identity::Identities,
+    traffic::Traffic,
+    wire::{self, Ended},
+};
 
 /// Target of the kernel programs' log lines: their crate.
 pub const LOG_TARGET: &str = "hydrometer_programs";
@@ -290,6 +296,8 @@ pub struct Kernel {
     ring: RingBuf<MapData>,
     hello_ring: RingBuf<MapData>,
     hellos: Hellos,
+    head_ring: RingBuf<MapData>,
+    identities: Identities,
     /// Woken when a ring buffer or the log has something; made when first waited for.
     wakeups: Option<Wakeups>,
     // The kernel refuses programs whose log has no reader.
@@ -308,12 +316,15 @@ impl Kernel {
         let log = EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Load(error.to_string()))?;
         let ring = load::take(&mut ebpf, "EXCHANGES")?;
         let hello_ring = load::take(&mut ebpf, "HELLOS")?;
+        let head_ring = load::take(&mut ebpf, "HEADS")?;
+        let proxies = options.traffic.proxies.clone();
+        let identities = Identities::new(proxies, options.traffic.ipv6_prefix, options.max_flows as usize)?;
         let flows = Flows::new(
             load::take(&mut ebpf, "FLOWS")?,
             load::take(&mut ebpf, "STREAMS")?,
             load::take(&mut ebpf, "ESTIMATES")?,
             load::take(&mut ebpf, "TICKETS")?,
-            options.traffic,
+            options.traffic.ipv6_mask(),
         );
         let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?, options.traffic.ipv6_prefix);
         let counters = load::take(&mut ebpf, "COUNTERS")?;
@@ -325,6 +336,8 @@ impl Kernel {
             ring,
             hello_ring,
             hellos: Hellos::new(options.max_flows as usize),
+            head_ring,
+            identities,
             wakeups: None,
             log,
             flows,
@@ -354,13 +367,14 @@ impl Kernel {
         let wakeups = match &mut self.wakeups {
             Some(wakeups) => wakeups,
             none => {
-                let made = Wakeups::new(&self.ring, &self.hello_ring, &self.log);
+                let made = Wakeups::new(&self.ring, &self.hello_ring, &self.head_ring, &self.log);
                 none.insert(made.map_err(KernelError::Wait)?)
             }
         };
         tokio::select! {
             result = wakeups.ring.wait() => result.map_err(KernelError::Wait),
             result = wakeups.hellos.wait() => result.map_err(KernelError::Wait),
+            result = wakeups.heads.wait() => result.map_err(KernelError::Wait),
             result = wakeups.log.wait() => {
                 self.log.flush();
                 result.map_err(KernelError::Wait)
@@ -373,36 +387,45 @@ impl Kernel {
     }
 
     /// Moves finished exchanges into `out`, as many as can be handled at once; the rest waits.
-    pub fn drain(&mut self, out: &mut Vec<Exchange>) {
+    pub fn drain(&mut self, out: &mut Vec<Ended>) {
         let epoch = clock::epoch();
         for _ in 0..DRAIN_AT_ONCE {
             let Some(item) = self.ring.next() else { break };
             if let Some(event) = ExchangeEvent::from_bytes(&item)
                 && !self.flows.was_handed_out(&event)
             {
-                out.push(wire::exchange(&event, epoch, self.ipv6_prefix));
+                out.push(Ended { event, epoch });
             }
         }
     }
 
-    /// Gives each exchange what the begin of its connection tells. The exchanges come first, and then what
-    /// was seen before them is read: so nothing that is known by then is missing.
-    pub fn identify(&mut self, exchanges: &mut [Exchange]) {
+    /// What has ended as exchanges, with what the begins of their connections and their proxies tell. What has ended
+    /// comes first, and then what was seen before is read: so nothing that is known by then is missing.
+    pub fn exchanges(&mut self, ended: impl IntoIterator<Item = Ended>) -> impl Iterator<Item = Exchange> {
         for _ in 0..DRAIN_AT_ONCE {
             let Some(item) = self.hello_ring.next() else { break };
             if let Some((event, bytes)) = HelloEvent::from_bytes(&item) {
                 self.hellos.take(&event, bytes);
             }
         }
-        for exchange in exchanges {
-            self.hellos.identify(exchange);
+        for _ in 0..DRAIN_AT_ONCE {
+            let Some(item) = self.head_ring.next() else { break };
+            if let Some((event, bytes)) = HeadEvent::from_bytes(&item) {
+                self.identities.take(&event, bytes);
+            }
         }
+        ended.into_iter().map(|Ended { event, epoch }| {
+            let mut exchange = wire::exchange(&event, epoch, self.ipv6_prefix);
+            self.hellos.identify(&mut exchange);
+            self.identities.identify(&event, &mut exchange);
+            exchange
+        })
     }
 
     /// Walks a part of the flow table and moves exchanges whose answer has been quiet for `quiet`
     /// into `out`; each exchange comes out of `drain` or `sweep` once, never both. Call it every
     /// second or so.
-    pub fn sweep(&mut self, quiet: Duration, out: &mut Vec<Exchange>) {
+    pub fn sweep(&mut self, quiet: Duration, out: &mut Vec<Ended>) {
         let counters = &self.counters;
         let programs = |entered, removed| move || Ledger::read(counters, entered, removed);
         let flows = programs(Counter::FlowEntered, Some(Counter::NewcomerDisplaced));
@@ -416,7 +439,7 @@ impl Kernel {
     }
 
     /// Like `sweep`, for every exchange still open, whole table: call it once, before the end.
-    pub fn flush(&mut self, out: &mut Vec<Exchange>) {
+    pub fn flush(&mut self, out: &mut Vec<Ended>) {
         self.drain(out);
         if let Err(error) = self.flows.flush(out) {
             self.sweep_failed("flow", &error);
@@ -436,6 +459,16 @@ impl Kernel {
     /// Everyone who has sent data, as of the last sweep, in no order.
     pub fn client_ids(&self) -> &[ClientId] {
         self.clients.senders()
+    }
+
+    /// Whether this is where a trusted proxy is.
+    pub fn is_proxy(&self, id: &ClientId) -> bool {
+        let trust = |address| self.identities.proxies().trust(address);
+        match id {
+            ClientId::V4(address) => trust((*address).into()),
+            ClientId::V6(network) => trust(network.address().into()),
+            ClientId::Key(_) => false,
+        }
     }
 
     /// Live flows of one client, most recent first, at most `limit`. One that began since the last
@@ -481,6 +514,12 @@ impl Kernel {
             count: self.hellos.lost(),
             meaning: "A ClientHello could not be read, or a part of it never came: that connection's exchanges \
                       have no JA4.",
+        });
+        losses.push(Loss {
+            stage: "identity_unread",
+            count: self.identities.lost(),
+            meaning: "What a trusted proxy said could not be read, a part of it never came, or it was forgotten \
+                      before the request was answered: that request is shown as the proxy's own.",
         });
         losses.push(Loss {
             stage: "attach",
@@ -536,12 +575,18 @@ pub async fn choice(selection: &Selection) -> Result<(Vec<String>, Vec<Unwatched
 struct Wakeups {
     ring: Wakeup,
     hellos: Wakeup,
+    heads: Wakeup,
     log: Wakeup,
 }
 
 impl Wakeups {
-    fn new(ring: &impl AsFd, hellos: &impl AsFd, log: &impl AsFd) -> io::Result<Self> {
-        Ok(Self { ring: Wakeup::new(ring)?, hellos: Wakeup::new(hellos)?, log: Wakeup::new(log)? })
+    fn new(ring: &impl AsFd, hellos: &impl AsFd, heads: &impl AsFd, log: &impl AsFd) -> io::Result<Self> {
+        Ok(Self {
+            ring: Wakeup::new(ring)?,
+            hellos: Wakeup::new(hellos)?,
+            heads: Wakeup::new(heads)?,
+            log: Wakeup::new(log)?,
+        })
     }
 }
 

@@ -13,14 +13,16 @@ use std::{
 use hydrometer_ebpf::{
     abi::{
         Address, COUNTERS, Counter, Counters, ExchangeEvent, FlowKey, Protocol, ServiceKey, StreamKey,
-        address, client_key,
+        address, client_key, ip,
     },
     client::Client,
     flow::Flow,
+    head::{self, HeadEvent, MAX_HEAD},
     hello::HelloEvent,
     http2::Connection,
     http2_tls::Estimate,
     packet::{Direction, Packet},
+    proxy::Proxied,
     track::{self, Scratch, Step, Tables},
     tunnel::{self, Tunnels},
 };
@@ -82,6 +84,8 @@ pub struct Replay {
     counters: RefCell<Counters>,
     events: RefCell<Vec<ExchangeEvent>>,
     hellos: RefCell<Vec<(HelloEvent, Vec<u8>)>>,
+    heads: RefCell<Vec<(HeadEvent, Vec<u8>)>>,
+    proxied: Table<FlowKey, Proxied>,
     scratch: [UnsafeCell<Scratch>; 2],
     now: Cell<u64>,
 }
@@ -141,6 +145,11 @@ impl Replay {
     /// Begins of TLS connections seen since the last call, with the client's bytes.
     pub fn hellos(&self) -> Vec<(HelloEvent, Vec<u8>)> {
         self.hellos.take()
+    }
+
+    /// What trusted proxies have said since the last call, with their bytes.
+    pub fn heads(&self) -> Vec<(HeadEvent, Vec<u8>)> {
+        self.heads.take()
     }
 
     /// Exchanges still open: the capture is over.
@@ -257,6 +266,18 @@ unsafe impl Tables for Replay {
         self.traffic.tunnels
     }
 
+    fn has_proxies(&self) -> bool {
+        !self.traffic.proxies.trusted.is_empty()
+    }
+
+    fn trusts(&self, client: &Address) -> bool {
+        self.traffic.proxies.trust(ip(*client))
+    }
+
+    fn proxied(&self, key: &FlowKey) -> Option<&Proxied> {
+        Some(self.proxied.insert(*key))
+    }
+
     fn is_port(&self, port: u16) -> bool {
         self.services.iter().any(|service| service.port == port)
     }
@@ -320,6 +341,23 @@ unsafe impl Tables for Replay {
         let mut bytes = vec![0; len as usize];
         if packet.copy(at, &mut bytes) {
             self.hellos.borrow_mut().push((event, bytes));
+        }
+        true
+    }
+
+    fn head<P: Packet>(
+        &self,
+        packet: &P,
+        at: u32,
+        len: u32,
+        fill: impl FnOnce(&mut HeadEvent, &head::Bytes),
+    ) -> bool {
+        let mut event = HeadEvent::default();
+        let mut bytes = [0; MAX_HEAD as usize];
+        if packet.copy(at, &mut bytes[..len as usize]) {
+            fill(&mut event, &bytes);
+            let bytes = bytes[..event.len as usize].to_vec();
+            self.heads.borrow_mut().push((event, bytes));
         }
         true
     }

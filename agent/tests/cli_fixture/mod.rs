@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
-    Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ControlPlaneLink,
-    Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse, GetStatusRequest,
-    GetStatusResponse, Histogram, Interfaces, ListClientsRequest, ListClientsResponse, Loss, MapStatus,
-    PacketCounters, ProgramStatus, Protocol, Series, Service, Severity, UnwatchedInterface,
+    Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ClientIdentity,
+    ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse,
+    GetStatusRequest, GetStatusResponse, Histogram, Interfaces, ListClientsRequest, ListClientsResponse,
+    Loss, MapStatus, PacketCounters, ProgramStatus, Protocol, Series, Service, Severity, UnwatchedInterface,
     WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
@@ -143,6 +143,7 @@ fn client(sketch: &Sketch) -> Client {
         open_anomalies: sketch.anomalies.iter().map(ToString::to_string).collect(),
         rate_series: (0..60).map(|step| sketch.rate * f64::from(step % 7) / 6.0).collect(),
         ja4: vec![],
+        identity: ClientIdentity::Direct.into(),
     }
 }
 
@@ -272,6 +273,7 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         accuracy: Accuracy::Exact.into(),
         aborted,
         confidence: None,
+        client_identity: ClientIdentity::Direct.into(),
     };
     Some(GetClientResponse {
         client: Some(client),

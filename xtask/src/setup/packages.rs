@@ -17,6 +17,7 @@ const NEEDS: &[Need] = &[
     Need { packages: "iproute2", present: || answers("ip", "-V") },
     // Not in the PATH of everybody.
     Need { packages: "nginx-light", present: || answers("nginx", "-v") || answers("/usr/sbin/nginx", "-v") },
+    Need { packages: "haproxy", present: || answers("haproxy", "-v") || answers("/usr/sbin/haproxy", "-v") },
     Need { packages: "curl", present: || answers("curl", "--version") },
     Need { packages: "openssl", present: || answers("openssl", "version") },
     Need { packages: "python3 python3-venv", present: || python::base().is_some() },

@@ -16,18 +16,18 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use hydrometer_ebpf::abi::{Counter, ExchangeEvent};
-use hydrometer_engine::{Exchange, Nanos, Service};
+use hydrometer_engine::{Exchange, Ipv6Prefix, Nanos, Service};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{clients::Clients, exchanges::Exchanges};
 use crate::{
     config::TrafficSettings,
     hello::Hellos,
+    identity::Identities,
     replay::{
         Replay,
         pcap::{Capture, Contents},
     },
-    traffic::Traffic,
     wire,
 };
 
@@ -80,8 +80,10 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
         Listing::Clients(Clients::default())
     };
     let progress = progress(args);
+    let ipv6_prefix = traffic.ipv6_prefix;
+    let identities = Identities::new(traffic.proxies.clone(), ipv6_prefix, MAX_FLOWS)?;
     let replay = Replay::of(traffic, &args.services);
-    let mut reading = Reading { replay, hellos: Hellos::new(MAX_FLOWS), traffic };
+    let mut reading = Reading { replay, hellos: Hellos::new(MAX_FLOWS), identities, ipv6_prefix };
     let end = loop {
         match capture.next() {
             Ok(Some(frame)) => reading.replay.captured(&frame),
@@ -108,7 +110,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 struct Reading {
     replay: Replay,
     hellos: Hellos,
-    traffic: Traffic,
+    identities: Identities,
+    ipv6_prefix: Ipv6Prefix,
 }
 
 impl Reading {
@@ -117,9 +120,13 @@ impl Reading {
         for (event, bytes) in self.replay.hellos() {
             self.hellos.take(&event, &bytes);
         }
+        for (event, bytes) in self.replay.heads() {
+            self.identities.take(&event, &bytes);
+        }
         for event in events {
-            let mut exchange = wire::exchange(&event, Nanos(0), self.traffic.ipv6_prefix);
+            let mut exchange = wire::exchange(&event, Nanos(0), self.ipv6_prefix);
             self.hellos.identify(&mut exchange);
+            self.identities.identify(&event, &mut exchange);
             listing.add(exchange)?;
         }
         Ok(())

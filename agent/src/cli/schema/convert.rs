@@ -26,6 +26,7 @@ impl From<&v1::Client> for Client {
     fn from(client: &v1::Client) -> Self {
         Self {
             address: client.address.clone(),
+            client_identity: words::identity(client.identity),
             first_seen: words::instant(client.first_seen.as_ref()),
             last_seen: words::instant(client.last_seen.as_ref()),
             accuracy: words::accuracy(client.accuracy),
@@ -129,6 +130,7 @@ impl From<&v1::Exchange> for Exchange {
     fn from(exchange: &v1::Exchange) -> Self {
         Self {
             start: words::instant(exchange.start.as_ref()),
+            client_identity: words::identity(exchange.client_identity),
             client_port: exchange.client_port,
             service: exchange.service.as_ref().map(Service::from),
             request_bytes: exchange.request_bytes,

@@ -5,11 +5,11 @@
 use hydrometer_ebpf::hello::MAX_HELLO;
 
 /// Bytes held at most.
-pub(super) const LIMIT: usize = MAX_HELLO as usize;
+pub(crate) const LIMIT: usize = MAX_HELLO as usize;
 
 /// A stream from its first byte on.
 #[derive(Debug, Default)]
-pub(super) struct Assembly {
+pub(crate) struct Assembly {
     bytes: Vec<u8>,
     known: Vec<bool>,
     /// Bytes known without a gap.
@@ -18,7 +18,7 @@ pub(super) struct Assembly {
 
 impl Assembly {
     /// Takes a piece; what lies beyond the limit is left out.
-    pub(super) fn add(&mut self, position: usize, piece: &[u8]) {
+    pub(crate) fn add(&mut self, position: usize, piece: &[u8]) {
         let end = position.saturating_add(piece.len()).min(LIMIT);
         if end > self.bytes.len() {
             self.bytes.resize(end, 0);
@@ -35,7 +35,7 @@ impl Assembly {
     }
 
     /// The bytes up to the first gap.
-    pub(super) fn begin(&self) -> &[u8] {
+    pub(crate) fn begin(&self) -> &[u8] {
         &self.bytes[..self.whole]
     }
 }
