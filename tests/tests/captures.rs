@@ -301,6 +301,7 @@ fn an_exchange_has_every_field_that_readers_rely_on() {
     let mut promised = [
         "start",
         "client",
+        "client_identity",
         "port",
         "flow",
         "req_bytes",
