@@ -52,6 +52,13 @@ fn empty_xdp(_context: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// The same, for drivers with packets in several pieces.
+#[xdp(frags)]
+#[inline(always)]
+fn empty_frags(_context: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 /// The least that a TC program costs.
 #[classifier]
 #[inline(always)]

@@ -315,8 +315,8 @@ http {{
     )
 }
 
-/// A self-signed certificate for the server's addresses.
-fn make_certificate(folder: &Path) -> Result<()> {
+/// Makes a self-signed certificate for the server's addresses: `certificate.pem` and `key.pem` in `folder`.
+pub fn make_certificate(folder: &Path) -> Result<()> {
     let names = format!("subjectAltName=IP:{SERVER_V4},IP:{SERVER_V6}");
     let output = Command::new("openssl")
         .args([

@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod ebpf;
 mod eval;
+mod fuzz;
 mod initramfs;
 mod kernels;
 mod setup;
@@ -37,9 +38,15 @@ enum Verb {
     },
     /// Load, verify and run the kernel programs on this machine's kernel and on older ones (needs root)
     Kernels,
+    /// Feed every parser, and the whole, with what nobody would send
+    Fuzz {
+        /// Ten minutes each instead of seconds
+        #[arg(long)]
+        full: bool,
+    },
     /// Measure what the kernel programs and `hydrometer replay` cost (needs root)
     Bench {
-        /// Only these parts: packets, replay
+        /// Only these parts: packets, replay, load; without any, all but load, which takes minutes
         parts: Vec<String>,
     },
     /// Score the detectors by the labelled traffic in ../shared/eval
@@ -55,8 +62,9 @@ fn main() -> ExitCode {
         Verb::Setup => setup::run(),
         Verb::Build => build::run(),
         Verb::Demo => demo::run(),
-        Verb::Test { full } => test::run(if full { test::Extent::Full } else { test::Extent::Usual }),
+        Verb::Test { full } => test::run(test::Extent::of(full)),
         Verb::Kernels => kernels::run(),
+        Verb::Fuzz { full } => fuzz::run(test::Extent::of(full)),
         Verb::Bench { parts } => bench::run(&parts),
         Verb::Eval { arguments } => eval::run(&arguments),
     };

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::{
-    ebpf, kernels, setup,
+    ebpf, fuzz, kernels, setup,
     shell::{Profile, ask, cargo, execute, need_root, programs, say},
 };
 
@@ -16,6 +16,13 @@ pub(crate) enum Extent {
     Usual,
     /// Also the long runs.
     Full,
+}
+
+impl Extent {
+    /// `--full` or not.
+    pub(crate) fn of(full: bool) -> Self {
+        if full { Self::Full } else { Self::Usual }
+    }
 }
 
 /// The verb.
@@ -39,6 +46,7 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
 fn steps(extent: Extent) -> Result<Vec<(&'static str, Command)>> {
     let mut steps = vec![
         ("formatting", cargo("fmt --all --check")),
+        ("formatting of the fuzz targets", cargo("fmt --manifest-path fuzz/Cargo.toml --check")),
         ("lints", cargo("clippy --workspace --all-targets -- -D warnings")),
         ("lints of the kernel programs", ebpf::clippy()),
     ];
@@ -50,6 +58,11 @@ fn steps(extent: Extent) -> Result<Vec<(&'static str, Command)>> {
     steps.push(("programs", cargo("build --workspace --bins")));
     steps.push(("tests", tests(extent)?));
     steps.push(("kernels", kernels::step()?));
+    if setup::has_cargo_fuzz() {
+        steps.push(("fuzz targets", fuzz::step(extent)?));
+    } else {
+        say("fuzz targets: skipped, since cargo-fuzz could not be installed");
+    }
     steps.push(("documentation examples", cargo("test --workspace --doc")));
     Ok(steps)
 }

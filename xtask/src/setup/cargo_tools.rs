@@ -1,4 +1,4 @@
-//! cargo's helpers: rustfmt, clippy and nextest.
+//! cargo's helpers: rustfmt, clippy, nextest and cargo-fuzz.
 
 use anyhow::Result;
 
@@ -32,4 +32,19 @@ pub(super) fn nextest_missing() -> Option<String> {
 /// Builds and installs it.
 pub(super) fn install_nextest() -> Result<()> {
     execute(&mut cargo("install cargo-nextest --locked"))
+}
+
+/// Whether the fuzz targets can be run.
+pub(crate) fn has_cargo_fuzz() -> bool {
+    ask(&mut cargo("fuzz --version")).is_some()
+}
+
+/// cargo-fuzz, when it is not there.
+pub(super) fn cargo_fuzz_missing() -> Option<String> {
+    (!has_cargo_fuzz()).then(|| "about a minute".to_owned())
+}
+
+/// Builds and installs it.
+pub(super) fn install_cargo_fuzz() -> Result<()> {
+    execute(&mut cargo("install cargo-fuzz --locked"))
 }

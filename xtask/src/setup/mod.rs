@@ -14,7 +14,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 
 pub(crate) use self::{
-    cargo_tools::has_nextest,
+    cargo_tools::{has_cargo_fuzz, has_nextest},
     guests::{GUEST_KERNELS, GuestKernel},
 };
 use crate::shell::say;
@@ -65,6 +65,12 @@ const PARTS: &[Part] = &[
         without: "tests run with `cargo test`, more slowly",
         missing: cargo_tools::nextest_missing,
         install: cargo_tools::install_nextest,
+    },
+    Part {
+        name: "cargo-fuzz",
+        without: "the fuzz targets are not run",
+        missing: cargo_tools::cargo_fuzz_missing,
+        install: cargo_tools::install_cargo_fuzz,
     },
     Part {
         name: "older kernels",

@@ -19,6 +19,8 @@ const NEEDS: &[Need] = &[
     Need { packages: "nginx-light", present: || answers("nginx", "-v") || answers("/usr/sbin/nginx", "-v") },
     Need { packages: "haproxy", present: || answers("haproxy", "-v") || answers("/usr/sbin/haproxy", "-v") },
     Need { packages: "curl", present: || answers("curl", "--version") },
+    // It has no argument with which it succeeds.
+    Need { packages: "wrk", present: || ask(command("sh", "-c").arg("command -v wrk")).is_some() },
     Need { packages: "openssl", present: || answers("openssl", "version") },
     Need { packages: "python3 python3-venv", present: || python::base().is_some() },
 ];

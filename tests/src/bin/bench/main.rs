@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: what Hydrometer costs. A file a part; each prints ratios to yardsticks that were measured in
 //! the same run, and fails when something costs more than it may.
 
+mod load;
 mod packets;
+mod paths;
 mod replay;
 
 use anyhow::Result;
@@ -10,7 +12,7 @@ use clap::{Parser, ValueEnum};
 /// Measure what Hydrometer costs.
 #[derive(Parser)]
 struct Args {
-    /// Only these parts
+    /// Only these parts; without any, all but the load, which takes minutes
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
@@ -21,14 +23,17 @@ enum Part {
     Packets,
     /// A packet of a capture
     Replay,
+    /// A request of a real server under load
+    Load,
 }
 
 fn main() -> Result<()> {
     let Args { parts } = Args::parse();
-    for part in if parts.is_empty() { Part::value_variants() } else { &parts } {
+    for part in if parts.is_empty() { &[Part::Packets, Part::Replay] } else { &parts[..] } {
         match part {
             Part::Packets => packets::run()?,
             Part::Replay => replay::run()?,
+            Part::Load => load::run()?,
         }
     }
     Ok(())

@@ -18,12 +18,15 @@ use hydrometer_tests::{
     programs::{Programs, bench},
 };
 
-const PORT: u16 = 8443;
+use super::paths::{self, Path};
+
+/// The service's port.
+pub(super) const PORT: u16 = 8443;
 const ROUNDS: u32 = 3;
 /// Packets a round.
 const PACKETS: u32 = 10_000_000;
 /// Bytes of the segment that is measured, as in the design's table of costs.
-const SEGMENT: usize = 504;
+pub(super) const SEGMENT: usize = 504;
 
 /// One line of the result.
 struct Case {
@@ -39,8 +42,10 @@ struct Case {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hook {
+pub(super) enum Hook {
+    /// Packets from the network.
     Xdp,
+    /// Packets to it.
     Tc,
 }
 
@@ -52,6 +57,10 @@ pub(crate) fn run() -> Result<()> {
     let mut crowded = Programs::load(bench(), &services)?;
     let mut cases = cases();
     prepare(&mut programs)?;
+    for path in paths::all() {
+        let frame = path.prepare(&mut programs)?;
+        cases.push(Case::of(&path, frame));
+    }
     for _ in 0..ROUNDS {
         for case in &mut cases {
             let programs = if case.name.ends_with("new flow") { &mut crowded } else { &mut programs };
@@ -71,6 +80,16 @@ pub(crate) fn run() -> Result<()> {
 }
 
 impl Case {
+    /// The packet of a path, without a ceiling: it is compared with the plain design at the same hook.
+    fn of(path: &Path, frame: Vec<u8>) -> Self {
+        let (program, yardstick) = match path.hook() {
+            Hook::Xdp => ("ingress_next", "floor xdp"),
+            Hook::Tc => ("egress_next", "floor tc"),
+        };
+        let (name, hook) = (path.name, path.hook());
+        Self { name, program, hook, frame, yardstick, ceiling: f64::INFINITY, best: Duration::MAX }
+    }
+
     /// The next round goes on where this one ended: else it would be of retransmissions.
     fn go_on(&mut self) {
         const SEQUENCE: std::ops::Range<usize> = 38..42;
