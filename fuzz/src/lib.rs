@@ -11,7 +11,7 @@ use hydrometer_agent::{
     hello::Hellos,
     replay::{Captured, Replay},
 };
-use hydrometer_ebpf::abi::{Counters, ExchangeEvent};
+use hydrometer_ebpf::abi::{Address, Counters, ExchangeEvent};
 use hydrometer_engine::Service;
 
 /// The service's port.
@@ -50,7 +50,7 @@ pub struct Host {
     hellos: Hellos,
     time: u64,
     counters: Counters,
-    clients: HashMap<u64, [u64; 10]>,
+    clients: HashMap<Address, [u64; 10]>,
     /// Bytes that exchanges may have, of server and client.
     seen: [u64; 2],
     /// Bytes that ended exchanges had.

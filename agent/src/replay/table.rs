@@ -5,11 +5,9 @@
 //! [`Table::settle`], so references stay valid while the packet at hand is handled.
 #![expect(unsafe_code, reason = "the promises of the trait `Tables` are kept here")]
 
-use std::{
-    cell::RefCell,
-    collections::{HashMap, hash_map::Entry},
-    hash::Hash,
-};
+use std::{cell::RefCell, collections::hash_map::Entry, hash::Hash};
+
+use foldhash::HashMap;
 
 /// Entries of a generation.
 const GENERATION: usize = 1 << 17;

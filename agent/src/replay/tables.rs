@@ -72,6 +72,8 @@ const NEWCOMERS: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub struct Replay {
     services: HashSet<ServiceKey>,
+    /// Whether a service has this port, by the number that its two bytes are in memory.
+    ports: Vec<bool>,
     flows: Table<FlowKey, Flow>,
     newcomers: RefCell<VecDeque<FlowKey>>,
     connections: Table<FlowKey, Connection>,
@@ -93,12 +95,19 @@ pub struct Replay {
 impl Replay {
     /// Watches these services.
     pub fn new(services: &[Service]) -> Self {
-        let services = services.iter().map(|service| ServiceKey {
-            address: service.address.map_or([0; 4], address),
-            port: service.port.to_be(),
-            pad: 0,
-        });
-        Self { services: services.collect(), ..Self::default() }
+        let services: HashSet<_> = services
+            .iter()
+            .map(|service| ServiceKey {
+                address: service.address.map_or([0; 4], address),
+                port: service.port.to_be(),
+                pad: 0,
+            })
+            .collect();
+        let mut ports = vec![false; 1 << 16];
+        for service in &services {
+            ports[usize::from(service.port)] = true;
+        }
+        Self { services, ports, ..Self::default() }
     }
 
     /// Likewise, of traffic that is read so.
@@ -279,7 +288,7 @@ unsafe impl Tables for Replay {
     }
 
     fn is_port(&self, port: u16) -> bool {
-        self.services.iter().any(|service| service.port == port)
+        self.ports.get(usize::from(port)) == Some(&true)
     }
 
     fn is_service(&self, key: &ServiceKey) -> bool {
