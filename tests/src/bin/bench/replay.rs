@@ -98,7 +98,7 @@ fn generate(path: &Path) -> Result<u64> {
     let mut packets = 0;
     let mut all = |asks: bool, payload: &[u8]| -> Result<()> {
         for flow in 0..FLOWS {
-            let client: (IpAddr, u16) = (Ipv4Addr::from_bits(0x0a00_0100 | u32::from(flow)).into(), 40_000);
+            let client: (IpAddr, u16) = (Ipv4Addr::from_bits(0x0a01_0000 + u32::from(flow)).into(), 40_000);
             let server = ([10, 0, 0, 1].into(), PORT);
             let (source, destination) = if asks { (client, server) } else { (server, client) };
             let flags = if payload.is_empty() { flags::ACK } else { flags::ACK | flags::PSH };
