@@ -47,8 +47,7 @@ fn write(path: &Path, corpus: &Path) -> Result<()> {
         }
     }
     let name = path.file_stem().unwrap_or_default();
-    let stream = if whole.windows(4).any(|bytes| bytes == b"PRI ") { "http2" } else { "tls" };
-    for (target, seed) in [("capture", &whole), ("packet", &frames), (stream, &payloads)] {
+    for (target, seed) in [("capture", &whole), ("packet", &frames), ("tls", &payloads)] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let seed = &seed[..seed.len().min(LIMIT)];
