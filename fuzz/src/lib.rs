@@ -97,6 +97,7 @@ impl Host {
         self.seen = self.seen.map(|seen| seen + self.record);
         self.segment(&mut connection, Side::Client, 0, flags::SYN, &[]);
         self.segment(&mut connection, Side::Server, 0, flags::SYN | flags::ACK, &[]);
+        self.segment(&mut connection, Side::Client, 0, flags::ACK, &[]);
         connection
     }
 

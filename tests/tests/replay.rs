@@ -4,12 +4,13 @@
 
 use std::{
     io::{Read, Write as _},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use hydrometer_agent::replay::{
-    Replay,
+    Captured, Replay,
     pcap::{self, Capture, Contents, Error},
 };
 use hydrometer_ebpf::abi::ExchangeEvent;
@@ -38,20 +39,36 @@ fn frames() -> Vec<Frame> {
     frames
 }
 
-/// Frames over IPv4 and over IPv6.
+/// A segment between a client and the service at port 8080, and what its sender has seen of the other side.
+fn segment(
+    client: (IpAddr, u16),
+    server: IpAddr,
+    asks: bool,
+    (seq, ack): (u32, u32),
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let server = (server, 8080);
+    let (source, destination) = if asks { (client, server) } else { (server, client) };
+    Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() }.acknowledging(ack)
+}
+
+/// Two requests over IPv4, and two over IPv6.
 fn both_families() -> Vec<Frame> {
+    const SYN_ACK: u8 = flags::SYN | flags::ACK;
     let mut frames = Vec::new();
     for (client, server) in [("10.0.0.9", "10.0.0.1"), ("fd00::9", "fd00::1")] {
-        let mut send = |seq, flags, payload: &[u8]| {
-            let [source, destination] =
-                [(client, 40_000), (server, 8080)].map(|(ip, port)| (ip.parse().unwrap(), port));
-            let tcp = Tcp { source, destination, seq, flags, vlans: Vec::new(), payload: payload.to_vec() };
+        let (client, server) = ((client.parse().unwrap(), 40_000), server.parse().unwrap());
+        for (asks, seqs, flags, payload) in [
+            (true, (1, 0), flags::SYN, &b""[..]),
+            (false, (500, 2), SYN_ACK, b""),
+            (true, (2, 501), flags::ACK, b""),
+            (true, (2, 501), flags::ACK, b"GET / HTTP/1.1\r\n\r\n"),
+            (true, (20, 501), flags::ACK, b"GET /again HTTP/1.1\r\n\r\n"),
+        ] {
             let time = 1_700_000_000_000_000_000 + frames.len() as u64 * 1_000_000;
-            frames.push(Frame { time, bytes: tcp.frame() });
-        };
-        send(1, flags::SYN, b"");
-        send(2, flags::ACK, b"GET / HTTP/1.1\r\n\r\n");
-        send(20, flags::ACK, b"GET /again HTTP/1.1\r\n\r\n");
+            frames.push(Frame { time, bytes: segment(client, server, asks, seqs, flags, payload) });
+        }
     }
     frames
 }
@@ -262,22 +279,13 @@ fn no_exchange_is_lost_when_flows_have_to_make_room() {
     let mut replay = Replay::new(&[Service { address: None, port: 8080 }]);
     let mut events = 0;
     for flow in 0..FLOWS {
-        let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 | (flow as u32 >> 4));
-        let bytes = Tcp {
-            source: (client.into(), 40_000 + (flow as u16 & 15)),
-            destination: ("192.0.2.1".parse().unwrap(), 8080),
-            seq: 1,
-            flags: flags::ACK,
-            vlans: Vec::new(),
-            payload: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        let client = Ipv4Addr::from_bits(0x0a00_0000 | (flow as u32 >> 4));
+        let client = (client.into(), 40_000 + (flow as u16 & 15));
+        let server = Ipv4Addr::new(192, 0, 2, 1).into();
+        for (asks, payload) in [(true, &b"GET / HTTP/1.1\r\n\r\n"[..]), (false, b"HTTP/1.1 200 OK\r\n\r\n")] {
+            let bytes = segment(client, server, asks, (1, 1), flags::ACK, payload);
+            replay.captured(&Captured { time: flow as u64 + 1, len: bytes.len() as u32, bytes: &bytes });
         }
-        .frame();
-        let frame = hydrometer_agent::replay::Captured {
-            time: flow as u64 + 1,
-            len: bytes.len() as u32,
-            bytes: &bytes,
-        };
-        replay.captured(&frame);
         events += replay.drain().len();
     }
     assert!(events > 0, "nothing had to make room");
