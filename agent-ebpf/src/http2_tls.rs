@@ -510,7 +510,6 @@ impl<T: Tables> Reader<Record> for Asking<'_, T> {
                 return;
             }
         }
-        connection.estimate.bytes.add(u64::from(content.saturating_sub(EMPTY)));
         if client.hides_end(content) && (client.start != 0 || connection.estimate.under_way() > 0) {
             connection.ask(client);
         } else if client.ended {
@@ -518,6 +517,7 @@ impl<T: Tables> Reader<Record> for Asking<'_, T> {
         }
         client.ended = false;
         connection.turn(client);
+        connection.estimate.bytes.add(u64::from(content.saturating_sub(EMPTY)));
         if client.start == 0 {
             client.start = connection.now;
         }
@@ -567,9 +567,9 @@ impl<T: Tables> Reader<Record> for Answering<'_, T> {
             estimate.mixed.set(1);
         }
         if content == EMPTY {
-            flow.answered.bytes.set(flow.answered.bytes.get() + u64::from(content));
-            flow.answered.last.set(*now);
             if estimate.data.get() > 0 {
+                flow.answered.bytes.set(flow.answered.bytes.get() + u64::from(content));
+                flow.answered.last.set(*now);
                 self.connection.answer();
             }
         } else {
