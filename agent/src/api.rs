@@ -325,7 +325,8 @@ mod tests {
     fn change(revision: u32) -> anomaly::Anomaly {
         anomaly::Anomaly {
             id: "a".to_owned(),
-            kind: AnomalyKind::RequestRate,
+            kind: AnomalyKind::Flood,
+            members: Vec::new(),
             state: anomaly::State::Updated,
             severity: Severity::Low,
             score: 0.5,

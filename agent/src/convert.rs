@@ -155,7 +155,12 @@ pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
         evidence: Some(evidence(anomaly.evidence)),
         node: node.to_owned(),
         revision: anomaly.revision,
+        members: anomaly.members.into_iter().map(member).collect(),
     }
+}
+
+fn member(member: anomaly::Member) -> v1::CampaignMember {
+    v1::CampaignMember { client: member.client.to_string(), reason: member.reason }
 }
 
 fn evidence(evidence: anomaly::Evidence) -> v1::Evidence {
@@ -267,9 +272,16 @@ fn duration(span: Duration) -> prost_types::Duration {
 
 fn kind(kind: AnomalyKind) -> v1::AnomalyKind {
     match kind {
-        AnomalyKind::RequestRate => v1::AnomalyKind::RequestRate,
-        AnomalyKind::MachineCadence => v1::AnomalyKind::MachineCadence,
+        AnomalyKind::BulkExtraction => v1::AnomalyKind::BulkExtraction,
+        AnomalyKind::LowAndSlow => v1::AnomalyKind::LowAndSlow,
+        AnomalyKind::TemplateSweep => v1::AnomalyKind::TemplateSweep,
         AnomalyKind::LogitHarvest => v1::AnomalyKind::LogitHarvest,
+        AnomalyKind::DenialOfWallet => v1::AnomalyKind::DenialOfWallet,
+        AnomalyKind::Flood => v1::AnomalyKind::Flood,
+        AnomalyKind::SlowDrip => v1::AnomalyKind::SlowDrip,
+        AnomalyKind::Hydra => v1::AnomalyKind::Hydra,
+        AnomalyKind::ProxyRotation => v1::AnomalyKind::ProxyRotation,
+        AnomalyKind::Pivot => v1::AnomalyKind::Pivot,
     }
 }
 

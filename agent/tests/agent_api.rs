@@ -197,7 +197,7 @@ async fn anomalies_so_far_are_told_once_in_their_newest_state_and_filtered() {
     assert_eq!((anomaly.client.as_str(), anomaly.node.as_str()), (HARVESTER, "gpu-07"));
     assert_eq!(anomaly.atlas_technique, "AML.T0024.002");
 
-    let kinds = vec![AnomalyKind::MachineCadence.into()];
+    let kinds = vec![AnomalyKind::LowAndSlow.into()];
     assert!(count(WatchAnomaliesRequest { kinds, ..all.clone() }).await.is_empty());
     assert!(count(WatchAnomaliesRequest { client: ORDINARY.to_owned(), ..all.clone() }).await.is_empty());
     assert_eq!(count(WatchAnomaliesRequest { client: HARVESTER.to_owned(), ..all.clone() }).await.len(), 1);

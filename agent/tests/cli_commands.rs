@@ -39,7 +39,7 @@ fn json_keeps_its_schema() {
     for (name, args) in [
         ("json_clients", &["clients", "-o", "json", "--limit", "1"][..]),
         ("json_client", &["client", "203.0.113.66", "-o", "json"]),
-        ("json_anomalies", &["anomalies", "-o", "json", "--kind", "machine_cadence"]),
+        ("json_anomalies", &["anomalies", "-o", "json", "--kind", "low_and_slow"]),
         ("json_status", &["status", "-o", "json"]),
     ] {
         let output = run(agent.socket(), args);
@@ -74,7 +74,7 @@ fn anomalies_are_filtered_by_the_agent() {
         (&["anomalies", "-o", "json"][..], 3),
         (&["anomalies", "-o", "json", "--min-severity", "high"], 2),
         (&["anomalies", "-o", "json", "--client", "203.0.113.7"], 1),
-        (&["anomalies", "-o", "json", "--kind", "logit_harvest,request_rate"], 2),
+        (&["anomalies", "-o", "json", "--kind", "logit_harvest,flood"], 2),
     ] {
         assert_eq!(stdout(&run(agent.socket(), args)).lines().count(), lines, "{args:?}");
     }

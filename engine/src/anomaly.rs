@@ -2,38 +2,75 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ClientId, Nanos};
 
-/// Which detector raised it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AnomalyKind {
-    /// Many more requests than the client's own or the population's baseline.
-    RequestRate,
-    /// Requests at machine-regular intervals over a long run.
-    MachineCadence,
+    /// Many varied questions with long answers, without a pause.
+    BulkExtraction,
+    /// A machine's even pace, kept up.
+    LowAndSlow,
+    /// One template filled in, with answers of a fixed length.
+    TemplateSweep,
     /// Answers that carry log-probabilities.
     LogitHarvest,
+    /// Contexts far longer than anybody's, at a cost that is held.
+    DenialOfWallet,
+    /// One small request, again and again.
+    Flood,
+    /// Requests that hold slots open and move hardly anything.
+    SlowDrip,
+    /// Many clients that ask as one.
+    Hydra,
+    /// One actor that moves from address to address.
+    ProxyRotation,
+    /// Many clients that ask as one and moved to a new service soon after its release.
+    Pivot,
 }
 
 impl AnomalyKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::RequestRate, Self::MachineCadence, Self::LogitHarvest];
+    pub const ALL: [Self; 10] = [
+        Self::BulkExtraction,
+        Self::LowAndSlow,
+        Self::TemplateSweep,
+        Self::LogitHarvest,
+        Self::DenialOfWallet,
+        Self::Flood,
+        Self::SlowDrip,
+        Self::Hydra,
+        Self::ProxyRotation,
+        Self::Pivot,
+    ];
 
     /// The kind's name in snake case, as users type and read it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::RequestRate => "request_rate",
-            Self::MachineCadence => "machine_cadence",
+            Self::BulkExtraction => "bulk_extraction",
+            Self::LowAndSlow => "low_and_slow",
+            Self::TemplateSweep => "template_sweep",
             Self::LogitHarvest => "logit_harvest",
+            Self::DenialOfWallet => "denial_of_wallet",
+            Self::Flood => "flood",
+            Self::SlowDrip => "slow_drip",
+            Self::Hydra => "hydra",
+            Self::ProxyRotation => "proxy_rotation",
+            Self::Pivot => "pivot",
         }
     }
 
     /// The MITRE ATLAS 5.6.0 technique: identifier and name.
     pub const fn technique(self) -> (&'static str, &'static str) {
         match self {
-            Self::RequestRate => ("AML.T0040", "AI Model Inference API Access"),
-            Self::MachineCadence => ("AML.T0005.001", "Train Proxy via Replication"),
-            Self::LogitHarvest => ("AML.T0024.002", "Extract AI Model"),
+            Self::BulkExtraction | Self::LogitHarvest | Self::Pivot => ("AML.T0024.002", "Extract AI Model"),
+            Self::LowAndSlow | Self::TemplateSweep => ("AML.T0005.001", "Train Proxy via Replication"),
+            Self::DenialOfWallet => ("AML.T0034.001", "Cost Harvesting"),
+            Self::Flood | Self::SlowDrip => ("AML.T0029", "Denial of AI Service"),
+            Self::Hydra | Self::ProxyRotation => ("AML.T0008.005", "AI Service Proxies"),
         }
     }
 }
@@ -138,6 +175,15 @@ pub struct Evidence {
     pub exchanges: u64,
 }
 
+/// A client that belongs to a campaign.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Who.
+    pub client: ClientId,
+    /// One sentence in plain words.
+    pub reason: String,
+}
+
 /// One finding, in one state. The same id passes through open, updated and closed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Anomaly {
@@ -151,8 +197,10 @@ pub struct Anomaly {
     pub severity: Severity,
     /// 0 (nothing) to 1 (certain).
     pub score: f64,
-    /// The client.
+    /// The client; of a campaign, the member by whom it was found.
     pub client: ClientId,
+    /// Who belongs to the campaign and why, by address; empty for an anomaly of one client.
+    pub members: Vec<Member>,
     /// When the behaviour began.
     pub first_seen: Nanos,
     /// When it was last seen.

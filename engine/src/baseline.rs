@@ -38,6 +38,9 @@ impl Spread {
     }
 }
 
+/// Hill's index is not taken to be below this: with it, the tail halves every 3.5 %.
+const LEAST_TAIL_INDEX: f64 = 0.05;
+
 /// A client's own past: how many requests it sent in a minute, over the minutes in which it sent any.
 ///
 /// A histogram of 4 buckets an octave (values are right within 10 %), 288 bytes.
@@ -88,12 +91,6 @@ impl OwnPast {
         }
         reached
     }
-
-    /// Median and an estimate of the MAD (half the distance between the quartiles).
-    pub(crate) fn spread(&self) -> Option<Spread> {
-        let (low, median, high) = (self.quantile(0.25)?, self.quantile(0.5)?, self.quantile(0.75)?);
-        Some(Spread { median, mad: (high - low) / 2.0 })
-    }
 }
 
 /// One vote a client on what is usual. Holds the [`MAX_VOTERS`] clients whose hashes are lowest,
@@ -104,6 +101,7 @@ pub(crate) struct Votes {
     sorted: Vec<f64>,
     /// Whether `sorted` is behind `by_hash`.
     stale: bool,
+    settled: Nanos,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +115,16 @@ const MAX_VOTERS: usize = 1024;
 /// A client that has not voted for this long no longer counts.
 const VOTE_LIFE: Duration = Duration::from_hours(24);
 
+/// With so many voters a new vote moves little, and counts five minutes later at most.
+const MANY_VOTERS: usize = 64;
+const SETTLE_EVERY: Duration = Duration::from_mins(5);
+
+/// Voters needed before their tail is believed.
+const TAIL_VOTERS: usize = 20;
+
+/// The share of the voters that make the tail.
+const TAIL_SHARE: f64 = 0.1;
+
 impl Votes {
     /// Casts or replaces the vote of `client`.
     pub(crate) fn cast(&mut self, client: ClientId, value: f64, now: Nanos) {
@@ -127,6 +135,19 @@ impl Votes {
         self.stale = true;
     }
 
+    /// Casts `value` unless `client` has a higher vote that still counts.
+    pub(crate) fn raise(&mut self, client: ClientId, value: f64, now: Nanos) {
+        let key = (client.stable_hash(), client);
+        let is_full = self.by_hash.len() == MAX_VOTERS;
+        if is_full && self.by_hash.last_key_value().is_some_and(|(last, _)| *last < key) {
+            return;
+        }
+        let is_held = |vote: &Vote| vote.value >= value && now.since(vote.cast) <= VOTE_LIFE;
+        if !self.by_hash.get(&key).is_some_and(is_held) {
+            self.cast(client, value, now);
+        }
+    }
+
     /// Takes back the vote of `client`.
     pub(crate) fn withdraw(&mut self, client: ClientId) {
         self.stale |= self.by_hash.remove(&(client.stable_hash(), client)).is_some();
@@ -134,13 +155,20 @@ impl Votes {
 
     /// Makes votes cast since the last call count, and forgets old ones.
     pub(crate) fn settle(&mut self, now: Nanos) {
-        if !self.stale {
+        let is_soon = self.sorted.len() >= MANY_VOTERS && now.since(self.settled) < SETTLE_EVERY;
+        if !self.stale || is_soon && now >= self.settled {
             return;
         }
+        self.settled = now;
         self.by_hash.retain(|_, vote| now.since(vote.cast) <= VOTE_LIFE);
         self.sorted = self.by_hash.values().map(|vote| vote.value).collect();
-        self.sorted.sort_by(f64::total_cmp);
+        self.sorted.sort_unstable_by(f64::total_cmp);
         self.stale = false;
+    }
+
+    /// The settled votes, ascending.
+    pub(crate) fn everyone(&self) -> Others<'_> {
+        Others { sorted: &self.sorted, skip: None }
     }
 
     /// The settled votes of everyone but `client`, ascending.
@@ -179,6 +207,43 @@ impl Others<'_> {
     /// Median and MAD; visits every vote.
     pub(crate) fn spread(&self) -> Option<Spread> {
         Spread::of((0..self.len()).map(|rank| self.at(rank)).collect())
+    }
+
+    /// How unusual a positive `value` is, in nats: the negative logarithm of the share of voters
+    /// that reach it. Beyond the highest tenth the share is that of a Pareto tail with Hill's index
+    /// (1975). Without enough voters, no more than they can vouch for.
+    pub(crate) fn surprise(&self, value: f64) -> f64 {
+        let count = self.len();
+        let reach = (0..count).rev().take_while(|rank| self.at(*rank) >= value).count();
+        let counted = ((count + 1) as f64 / (reach + 1) as f64).ln();
+        if count < TAIL_VOTERS || reach as f64 > TAIL_SHARE * count as f64 {
+            return counted;
+        }
+        let (base, excesses) = self.tail();
+        let base = base.max(f64::MIN_POSITIVE).ln();
+        let index = excesses.map(|value| value.ln() - base).sum::<f64>() / (TAIL_SHARE * count as f64);
+        -TAIL_SHARE.ln() + (value.ln() - base) / index.max(LEAST_TAIL_INDEX)
+    }
+
+    /// The evidence, in nats, that a share of `share` of the voters exceed: beyond the highest tenth
+    /// by an exponential tail, the peaks-over-threshold method of Siffer et al. (KDD 2017) with the
+    /// shape held at 0. The tail's scale is its mean excess, and `scale` at least.
+    pub(crate) fn threshold(&self, share: f64, scale: f64) -> f64 {
+        let (base, mean) = if self.len() < TAIL_VOTERS {
+            (0.0, 0.0)
+        } else {
+            let (base, votes) = self.tail();
+            let count = TAIL_SHARE * self.len() as f64;
+            (base, votes.map(|vote| vote - base).sum::<f64>() / count)
+        };
+        base + mean.max(scale) * (TAIL_SHARE / share).ln().max(0.0)
+    }
+
+    /// Where the highest tenth begins, and its votes.
+    fn tail(&self) -> (f64, impl Iterator<Item = f64> + '_) {
+        let count = self.len();
+        let first = ((1.0 - TAIL_SHARE) * count as f64) as usize;
+        (self.at(first.min(count - 1)), (first..count).map(|rank| self.at(rank)))
     }
 
     fn at(&self, rank: usize) -> f64 {
@@ -303,7 +368,7 @@ mod tests {
         for n in 0..3000 {
             votes.withdraw(client(n));
         }
-        votes.settle(Nanos(0));
+        votes.settle(Nanos(0) + SETTLE_EVERY);
         assert_eq!((votes.without(outsider).len(), votes.without(outsider).median()), (0, None));
     }
 }

@@ -3,15 +3,21 @@
 //! Memory is bounded: the window (13 KB at most), 64 recent exchanges (about 13 KB), the own past
 //! and the rest (1 KB). A client with a dozen exchanges takes about 4 KB.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     Accuracy, ClientId, ClientView, Ending, Exchange, Identity, Nanos, Protocol, Service, Totals,
     baseline::OwnPast,
+    cadence::Cadence,
     histogram::Histogram,
     lifecycle::Lifecycle,
+    pace::Pace,
+    trail::{MAX_MARKS, Mark, Trail},
     window::{RING, Sample, WINDOWS, Window},
 };
+
+/// A client is judged this often at most, unless its whole trail is new.
+const JUDGE_EVERY: Duration = Duration::from_secs(5);
 
 const MAX_RECENT: usize = 64;
 const MAX_SERVICES: usize = 16;
@@ -28,20 +34,27 @@ const MINUTES_TO_SETTLE: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) window: Window,
+    pub(crate) trail: Trail,
+    pub(crate) cadence: Cadence,
+    pub(crate) pace: Pace,
     pub(crate) past: OwnPast,
     pub(crate) lifecycle: Lifecycle,
+    /// Exchanges since it was last judged.
+    fresh: usize,
+    /// Start of the newest exchange when it was.
+    judged: Nanos,
     /// Its place in the order of being seen.
     pub(crate) turn: u64,
-    first_seen: Nanos,
+    pub(crate) first_seen: Nanos,
     last_seen: Nanos,
-    totals: Totals,
+    pub(crate) totals: Totals,
     request_sizes: Histogram,
     answer_sizes: Histogram,
     intervals: Histogram,
     services: Vec<Service>,
     protocols: Vec<Protocol>,
     accuracy: Accuracy,
-    ja4: Vec<String>,
+    pub(crate) ja4: Vec<String>,
     identity: Identity,
     /// Newest start last.
     recent: VecDeque<Exchange>,
@@ -53,6 +66,11 @@ impl Client {
     pub(crate) fn new(first_seen: Nanos) -> Self {
         Self {
             window: Window::default(),
+            trail: Trail::default(),
+            cadence: Cadence::default(),
+            pace: Pace::default(),
+            fresh: 0,
+            judged: Nanos::default(),
             past: OwnPast::new(),
             lifecycle: Lifecycle::default(),
             turn: 0,
@@ -116,9 +134,30 @@ impl Client {
         }
     }
 
-    /// Places an exchange in the window.
-    pub(crate) fn place(&mut self, exchange: &Exchange, service: u16) {
-        self.window.insert(Sample::new(exchange, service));
+    /// Places an exchange in the windows. Tells whether enough is new for another judgement: an
+    /// eighth of what the judgement rests on, a quarter once that is all it can be, and of a busy client all of it or
+    /// five seconds. So the cost of
+    /// judging is bounded for each exchange.
+    pub(crate) fn place(&mut self, exchange: &Exchange, service: u16) -> bool {
+        let sample = Sample::new(exchange, service);
+        self.window.insert(sample);
+        let mark = Mark::new(exchange, sample.record_bytes, service);
+        if let Some(beside) = self.trail.insert(mark) {
+            self.pace.add(&mark, beside);
+        }
+        self.fresh += 1;
+        let is_due = if self.trail.len() < MAX_MARKS {
+            self.fresh * 8 >= self.trail.len()
+        } else {
+            let is_renewed = self.fresh >= MAX_MARKS || mark.start.since(self.judged) >= JUDGE_EVERY;
+            self.fresh * 4 >= MAX_MARKS && is_renewed
+        };
+        if is_due {
+            self.fresh = 0;
+            self.judged = self.judged.max(mark.start);
+            self.cadence.feed(&self.trail);
+        }
+        is_due
     }
 
     /// Feeds completed minutes to the own past, then forgets what has left the window.
@@ -205,7 +244,7 @@ mod tests {
             evidence,
         };
         let id = test_exchange().client;
-        client.lifecycle.found(id, AnomalyKind::RequestRate, finding, at(minute));
+        client.lifecycle.found(id, AnomalyKind::Flood, finding, at(minute));
     }
 
     #[test]
@@ -240,7 +279,7 @@ mod tests {
         }
         let mut expected = Histogram::default();
         for interval_ms in [100, 200, 100] {
-            expected.add_time(std::time::Duration::from_millis(interval_ms));
+            expected.add_time(Duration::from_millis(interval_ms));
         }
         assert_eq!(client.intervals, expected);
     }

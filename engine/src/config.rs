@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::anomaly::AnomalyKind;
+
 /// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -15,10 +17,12 @@ pub struct EngineConfig {
     pub max_clients: usize,
     /// When anomalies close and how often they are renewed.
     pub lifecycle: LifecycleConfig,
-    /// The `request_rate` detector.
-    pub request_rate: RequestRateConfig,
-    /// The `machine_cadence` detector.
-    pub machine_cadence: MachineCadenceConfig,
+    /// False alarms that may be raised for 1,000 clients in a day, by all detectors together.
+    pub false_alarms: f64,
+    /// Kinds of anomalies that are not looked for.
+    pub disabled: Vec<AnomalyKind>,
+    /// New models, and when they appeared.
+    pub releases: Vec<Release>,
     /// The `logit_harvest` detector.
     pub logit_harvest: LogitHarvestConfig,
 }
@@ -33,44 +37,20 @@ pub struct LifecycleConfig {
     pub update_every_s: f64,
 }
 
-/// Settings of the `request_rate` detector.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RequestRateConfig {
-    /// Whether it runs.
-    pub enabled: bool,
-    /// Requests in one minute below which nothing is raised.
-    pub min_requests: u32,
-    /// How many times its own usual busy minute a client must exceed.
-    pub own_factor: f64,
-    /// How many times the population's usual busy minute a client must exceed.
-    pub population_factor: f64,
-    /// Other active clients needed before the population says anything.
-    pub min_clients: usize,
-}
-
-/// Settings of the `machine_cadence` detector.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MachineCadenceConfig {
-    /// Whether it runs.
-    pub enabled: bool,
-    /// Requests in a row that must be regular.
-    pub min_requests: usize,
-    /// Largest coefficient of variation of the time between requests.
-    pub max_cv: f64,
-    /// Shortest median time between requests that counts as a cadence, seconds.
-    pub min_interval_s: f64,
+/// A model that became available.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// Port of the service that serves it.
+    pub port: u16,
+    /// When, seconds since the epoch (or since the start of a recording).
+    pub at_s: f64,
 }
 
 /// Settings of the `logit_harvest` detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogitHarvestConfig {
-    /// Whether it runs.
-    pub enabled: bool,
-    /// Streamed answers a client must have had.
-    pub min_answers: usize,
     /// How many times the service's usual record size the client's must be.
     pub ratio: f64,
     /// Record size, bytes, that is too large as long as the service's usual size is not learnt.
@@ -90,17 +70,11 @@ impl EngineConfig {
         check.at_least("max_clients", self.max_clients as f64, 1.0);
         check.at_least("lifecycle.close_after_s", self.lifecycle.close_after_s, 1.0);
         check.at_least("lifecycle.update_every_s", self.lifecycle.update_every_s, 1.0);
-        check.at_least("request_rate.min_requests", f64::from(self.request_rate.min_requests), 1.0);
-        check.at_least("request_rate.own_factor", self.request_rate.own_factor, 1.0);
-        check.at_least("request_rate.population_factor", self.request_rate.population_factor, 1.0);
-        check.at_least("request_rate.min_clients", self.request_rate.min_clients as f64, 1.0);
-        check.at_least("machine_cadence.min_requests", self.machine_cadence.min_requests as f64, 4.0);
-        check.at_most("machine_cadence.min_requests", self.machine_cadence.min_requests as f64, 128.0);
-        check.at_least("machine_cadence.max_cv", self.machine_cadence.max_cv, 0.001);
-        check.at_most("machine_cadence.max_cv", self.machine_cadence.max_cv, 0.5);
-        check.at_least("machine_cadence.min_interval_s", self.machine_cadence.min_interval_s, 0.001);
-        check.at_least("logit_harvest.min_answers", self.logit_harvest.min_answers as f64, 1.0);
-        check.at_most("logit_harvest.min_answers", self.logit_harvest.min_answers as f64, 64.0);
+        check.at_least("false_alarms", self.false_alarms, 0.001);
+        check.at_most("false_alarms", self.false_alarms, 1000.0);
+        for release in &self.releases {
+            check.at_least("releases.at_s", release.at_s, 0.0);
+        }
         check.at_least("logit_harvest.ratio", self.logit_harvest.ratio, 1.1);
         check.at_least("logit_harvest.cold_limit_bytes", self.logit_harvest.cold_limit_bytes, 1.0);
         check.done()
@@ -112,8 +86,9 @@ impl Default for EngineConfig {
         Self {
             max_clients: 100_000,
             lifecycle: LifecycleConfig::default(),
-            request_rate: RequestRateConfig::default(),
-            machine_cadence: MachineCadenceConfig::default(),
+            false_alarms: 1.0,
+            disabled: Vec::new(),
+            releases: Vec::new(),
             logit_harvest: LogitHarvestConfig::default(),
         }
     }
@@ -121,25 +96,13 @@ impl Default for EngineConfig {
 
 impl Default for LifecycleConfig {
     fn default() -> Self {
-        Self { close_after_s: 600.0, update_every_s: 10.0 }
-    }
-}
-
-impl Default for RequestRateConfig {
-    fn default() -> Self {
-        Self { enabled: true, min_requests: 120, own_factor: 4.0, population_factor: 5.0, min_clients: 5 }
-    }
-}
-
-impl Default for MachineCadenceConfig {
-    fn default() -> Self {
-        Self { enabled: true, min_requests: 12, max_cv: 0.12, min_interval_s: 0.2 }
+        Self { close_after_s: 93_600.0, update_every_s: 10.0 }
     }
 }
 
 impl Default for LogitHarvestConfig {
     fn default() -> Self {
-        Self { enabled: true, min_answers: 3, ratio: 2.2, cold_limit_bytes: 600.0 }
+        Self { ratio: 2.2, cold_limit_bytes: 600.0 }
     }
 }
 
@@ -185,11 +148,11 @@ mod tests {
     fn every_problem_is_reported_at_once() {
         let mut config = EngineConfig { max_clients: 0, ..EngineConfig::default() };
         config.logit_harvest.ratio = f64::NAN;
-        config.machine_cadence.max_cv = 0.9;
+        config.false_alarms = 0.0;
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "max_clients is 0: set it to 1 or more; \
-             machine_cadence.max_cv is 0.9: set it to 0.5 or less; \
+             false_alarms is 0: set it to 0.001 or more; \
              logit_harvest.ratio is NaN: set it to 1.1 or more"
         );
     }
@@ -197,8 +160,9 @@ mod tests {
     #[test]
     fn an_unknown_key_is_an_error_and_a_missing_one_is_the_default() {
         assert!(serde_json::from_str::<EngineConfig>(r#"{"max_client": 5}"#).is_err());
-        assert!(serde_json::from_str::<EngineConfig>(r#"{"request_rate": {"floor": 5}}"#).is_err());
+        assert!(serde_json::from_str::<EngineConfig>(r#"{"logit_harvest": {"floor": 5}}"#).is_err());
         let config: EngineConfig = serde_json::from_str(r#"{"logit_harvest": {"ratio": 3.0}}"#).unwrap();
-        assert_eq!(config.logit_harvest.min_answers, LogitHarvestConfig::default().min_answers);
+        let logit_harvest = LogitHarvestConfig { ratio: 3.0, ..LogitHarvestConfig::default() };
+        assert_eq!(config, EngineConfig { logit_harvest, ..EngineConfig::default() });
     }
 }

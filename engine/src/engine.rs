@@ -15,10 +15,13 @@ use std::{
 
 use crate::{
     ClientId, ClientView, EngineConfig, EngineLoss, EngineStats, Exchange, Nanos, Service,
-    anomaly::Anomaly,
+    anomaly::{Anomaly, AnomalyKind},
     baseline::{Spread, Votes},
+    campaign::{self, Bounds, Campaigns, Report},
     client::Client,
-    detector::{self, Detector, Norms, Standing, Subject},
+    client_id::fnv1a,
+    detector::{self, Detector, Norms, Subject},
+    trail::{Digest, quantile},
     window::RING,
 };
 
@@ -38,6 +41,11 @@ const SWEEP_CALLS: usize = 300;
 /// A client's vote on what is usual: the minute that nine in ten of its minutes do not exceed.
 const BUSY_MINUTE: f64 = 0.9;
 
+/// Exchanges a client needs before it votes on their size.
+const EXCHANGES_TO_VOTE: usize = 8;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
 /// Streamed answers a client needs before it votes on a service's record size.
 const ANSWERS_TO_VOTE: usize = 3;
 
@@ -48,6 +56,8 @@ const ANSWERS_TO_VOTE: usize = 3;
 pub struct Engine {
     config: EngineConfig,
     detectors: Vec<Box<dyn Detector>>,
+    /// Share of the clients that one detector may accuse wrongly in a day.
+    share: f64,
     // Boxed, so that the map moves pointers.
     clients: BTreeMap<ClientId, Box<Client>>,
     /// Clients by when they were last heard of.
@@ -55,7 +65,10 @@ pub struct Engine {
     turn: u64,
     services: BTreeMap<Service, u16>,
     norms: Norms,
+    campaigns: Campaigns,
     touched: BTreeSet<ClientId>,
+    /// Those of which enough is new to be judged again.
+    due: BTreeSet<ClientId>,
     open: BTreeSet<ClientId>,
     /// Anomalies that ended because their client was forgotten.
     ended: Vec<Anomaly>,
@@ -79,13 +92,16 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         Self {
             detectors: detector::enabled(&config),
+            share: config.false_alarms / 1000.0 / AnomalyKind::ALL.len() as f64,
             config,
             clients: BTreeMap::new(),
             by_turn: BTreeMap::new(),
             turn: 0,
             services: BTreeMap::new(),
             norms: Norms::default(),
+            campaigns: Campaigns::default(),
             touched: BTreeSet::new(),
+            due: BTreeSet::new(),
             open: BTreeSet::new(),
             ended: Vec::new(),
             swept: None,
@@ -119,8 +135,11 @@ impl Engine {
         if is_late {
             self.counts.late += 1;
         } else {
-            client.place(exchange, service);
             self.touched.insert(exchange.client);
+            // What is open is followed closely.
+            if client.place(exchange, service) || client.lifecycle.is_open() {
+                self.due.insert(exchange.client);
+            }
         }
         self.forget_surplus();
     }
@@ -130,17 +149,21 @@ impl Engine {
     pub fn advance(&mut self, now: Nanos) -> Vec<Anomaly> {
         self.now = Some(now);
         let mut changes = std::mem::take(&mut self.ended);
-        let touched = std::mem::take(&mut self.touched);
-        for id in &touched {
-            self.learn(*id, now);
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.settle(now);
+            }
         }
-        self.norms.busy_minutes.settle(now);
-        for votes in &mut self.norms.record_bytes {
-            votes.settle(now);
+        self.norms.all().for_each(|votes| votes.settle(now));
+        for id in std::mem::take(&mut self.due) {
+            let Some(client) = self.clients.get(&id) else { continue };
+            let digest = client.trail.digest();
+            self.learn(id, &digest, now);
+            self.judge(id, &digest, now, &mut changes);
+            self.compare(id, &digest, now);
         }
-        for id in &touched {
-            self.judge(*id, now, &mut changes);
-        }
+        let bounds = bounds(&self.norms, &self.config, self.share);
+        changes.extend(self.campaigns.advance(&bounds, &self.config.lifecycle, now));
         self.renew_open(now, &mut changes);
         self.sweep(now);
         changes
@@ -243,45 +266,106 @@ impl Engine {
             }
             self.open.remove(&id);
             self.touched.remove(&id);
-            self.norms.busy_minutes.withdraw(id);
+            self.due.remove(&id);
+            self.campaigns.forget(id);
+            self.norms.all().for_each(|votes| votes.withdraw(id));
             self.counts.forgotten += 1;
         }
     }
 
-    /// Brings a client's own past up to date, and casts its votes.
-    fn learn(&mut self, id: ClientId, now: Nanos) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        client.settle(now);
-        if let Some(busy) = client.past.quantile(BUSY_MINUTE) {
-            self.norms.busy_minutes.cast(id, busy, now);
-        }
+    /// Casts a client's votes on what is usual. One under suspicion has a say on the records of its services alone: they
+    /// are the server's doing, and until a norm is known many may be suspected for them.
+    fn learn(&mut self, id: ClientId, digest: &Digest, now: Nanos) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let norms = &mut self.norms;
         let mut by_service: BTreeMap<u16, Vec<f64>> = BTreeMap::new();
-        for sample in client.window.recent(now).filter(|sample| sample.record_bytes > 0) {
-            by_service.entry(sample.service).or_default().push(f64::from(sample.record_bytes));
+        for mark in client.trail.iter().filter(|mark| mark.record_bytes > 0) {
+            by_service.entry(mark.service).or_default().push(mark.record_bytes.into());
         }
         for (service, sizes) in by_service {
             let enough = sizes.len() >= ANSWERS_TO_VOTE;
-            let votes = self.norms.record_bytes.get_mut(service as usize).filter(|_| enough);
+            let votes = norms.record_bytes.get_mut(service as usize).filter(|_| enough);
             if let (Some(votes), Some(spread)) = (votes, Spread::of(sizes)) {
                 votes.cast(id, spread.median, now);
             }
         }
+        if client.lifecycle.is_open() {
+            return;
+        }
+        if let Some(busy) = client.past.quantile(BUSY_MINUTE) {
+            norms.busy_minutes.cast(id, busy, now);
+        }
+        let minute = client.window.requests_between(now - MINUTE, now);
+        norms.busiest_minutes.raise(id, minute as f64, now);
+        norms.costs.raise(id, client.pace.total(now).cost(), now);
+        if client.trail.len() >= EXCHANGES_TO_VOTE {
+            norms.request_bytes.cast(id, quantile(&digest.request_bytes, 0.5), now);
+            norms.answer_tokens.cast(id, quantile(&digest.tokens, 0.5), now);
+            norms.durations.cast(id, quantile(&digest.seconds, 0.5), now);
+        }
     }
 
-    fn judge(&mut self, id: ClientId, now: Nanos, changes: &mut Vec<Anomaly>) {
+    fn judge(&mut self, id: ClientId, digest: &Digest, now: Nanos, changes: &mut Vec<Anomaly>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
+        let was_open = client.lifecycle.is_open();
         for detector in &self.detectors {
             let kind = detector.kind();
-            let standing = if client.lifecycle.has(kind) { Standing::Open } else { Standing::Clear };
-            let subject =
-                Subject { id, window: &client.window, past: &client.past, norms: &self.norms, now, standing };
-            if let Some(finding) = detector.judge(&subject) {
+            let subject = Subject {
+                id,
+                trail: &client.trail,
+                digest,
+                cadence: &client.cadence,
+                pace: &client.pace,
+                window: &client.window,
+                norms: &self.norms,
+                now,
+            };
+            let nats = detector.weigh(&subject);
+            let has = client.lifecycle.has(kind);
+            // What is open stays open on less, so that it does not flap.
+            let ease = if has { 0.5 } else { 1.0 };
+            let threshold = || self.norms.threshold(detector.as_ref(), id, self.share);
+            if nats > 0.0 && nats >= threshold() * ease {
+                let Some(account) = detector.explain(&subject) else { continue };
+                let last_seen = client.trail.newest().map_or(now, |mark| mark.start);
+                let finding = account.finding(nats - threshold(), detector.scale(), last_seen);
                 changes.extend(client.lifecycle.found(id, kind, finding, now));
+            } else if !was_open {
+                self.norms.evidence.entry(kind).or_default().raise(id, nats, now);
             }
         }
         if client.lifecycle.is_open() {
             self.open.insert(id);
+            if !was_open {
+                // What is unusual must not become usual.
+                self.norms.all().for_each(|votes| votes.withdraw(id));
+            }
         }
+    }
+
+    /// Shows the campaigns what the client looks like.
+    fn compare(&mut self, id: ClientId, digest: &Digest, now: Nanos) {
+        let Some(client) = self.clients.get(&id) else { return };
+        // Who shows several stacks is several clients behind one address.
+        let (Some(newest), true) = (client.trail.newest(), client.ja4.len() <= 1) else { return };
+        let ja4 = client.ja4.first().map(String::as_str);
+        let report = Report {
+            client: id,
+            trail: &client.trail,
+            digest,
+            stack: ja4.map_or(0, |ja4| fnv1a(ja4.as_bytes()) as u32),
+            ja4,
+            first_seen: client.first_seen,
+            requests: client.totals.requests,
+            minute: client.window.requests_between(now - MINUTE, now),
+            port: self
+                .services
+                .iter()
+                .find(|(_, index)| **index == newest.service)
+                .map_or(0, |(service, _)| service.port),
+        };
+        let bounds = bounds(&self.norms, &self.config, self.share);
+        self.campaigns.update(&report, &bounds, now);
     }
 
     fn renew_open(&mut self, now: Nanos, changes: &mut Vec<Anomaly>) {
@@ -303,5 +387,15 @@ impl Engine {
             client.window.shrink();
             self.swept = Some(*id);
         }
+    }
+}
+
+/// What campaigns are judged by.
+fn bounds<'a>(norms: &Norms, config: &'a EngineConfig, share: f64) -> Bounds<'a> {
+    Bounds {
+        // Not learnt from the clients: the members of a campaign would vouch for one another.
+        threshold: Votes::default().everyone().threshold(share, campaign::SCALE),
+        busiest_minute: norms.busiest_minute(None),
+        releases: &config.releases,
     }
 }

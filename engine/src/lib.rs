@@ -7,6 +7,8 @@
 
 pub mod anomaly;
 mod baseline;
+mod cadence;
+mod campaign;
 mod client;
 mod client_id;
 mod config;
@@ -15,16 +17,16 @@ mod engine;
 mod exchange;
 pub mod histogram;
 mod lifecycle;
+mod pace;
 mod record;
 mod time;
+mod tokens;
+mod trail;
 mod view;
 mod window;
 
 pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
-pub use config::{
-    EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, MachineCadenceConfig,
-    RequestRateConfig,
-};
+pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, Release};
 pub use engine::Engine;
 pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, Service};
 pub use record::{ExchangeRecord, ExchangeRecordError};

@@ -77,6 +77,7 @@ impl Lifecycle {
             severity: finding.severity,
             score: finding.score,
             client,
+            members: Vec::new(),
             first_seen,
             last_seen: finding.last_seen,
             raised: now,
@@ -140,7 +141,7 @@ impl Open {
 }
 
 /// The same for the same client, kind and beginning, on every machine.
-fn id(client: ClientId, kind: AnomalyKind, first_seen: Nanos) -> String {
+pub(crate) fn id(client: ClientId, kind: AnomalyKind, first_seen: Nanos) -> String {
     format!("{:016x}", fnv1a(format!("{kind}|{client}|{}", first_seen.0).as_bytes()))
 }
 
@@ -150,7 +151,7 @@ mod tests {
     use crate::anomaly::{Evidence, Severity};
 
     const CLIENT: ClientId = ClientId::V4(std::net::Ipv4Addr::LOCALHOST);
-    const KIND: AnomalyKind = AnomalyKind::MachineCadence;
+    const KIND: AnomalyKind = AnomalyKind::LowAndSlow;
 
     fn at(seconds: u64) -> Nanos {
         Nanos(seconds * 1_000_000_000)

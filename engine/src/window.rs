@@ -23,7 +23,7 @@ pub(crate) const RING: Duration = WINDOWS[2];
 pub(crate) const MAX_SAMPLES: usize = 256;
 
 /// Server records an answer needs before their size means anything.
-const MIN_STREAMED_RECORDS: u32 = 8;
+pub(crate) const MIN_STREAMED_RECORDS: u32 = 8;
 
 /// The smallest buffer that proxies and TLS stacks write whole answers in.
 const WRITE_BUFFER_BYTES: u32 = 4096;
@@ -126,11 +126,6 @@ impl Window {
         let first = self.samples.partition_point(is_before);
         let end = self.samples.partition_point(|sample| sample.start <= to).max(first);
         self.samples.range(first..end)
-    }
-
-    /// Samples of the last ten minutes, oldest first.
-    pub(crate) fn recent(&self, now: Nanos) -> impl DoubleEndedIterator<Item = &Sample> + ExactSizeIterator {
-        self.between(now - RING, now)
     }
 
     /// Requests that began after `from` and not after `to`.
@@ -288,7 +283,7 @@ pub(crate) fn standard_deviation(values: &[f64]) -> f64 {
 /// Median bytes of a server record if the answer was streamed, as far as its records tell: there
 /// are several, they are smaller than the buffers that whole answers are written in, and in clear
 /// text smaller than what the path cuts segments to.
-fn streamed_record_bytes(exchange: &Exchange) -> Option<u32> {
+pub(crate) fn streamed_record_bytes(exchange: &Exchange) -> Option<u32> {
     let limit = match exchange.protocol {
         Protocol::Http1 | Protocol::Http2 => FULL_SEGMENT_BYTES,
         Protocol::Tls | Protocol::TlsHttp2 | Protocol::Quic | Protocol::Other => WRITE_BUFFER_BYTES,

@@ -67,7 +67,30 @@ fn a_recording_by_the_end_of_its_exchanges_says_what_one_by_their_begin_says() {
 }
 
 #[test]
-fn a_line_that_is_no_exchange_is_named_and_what_came_before_is_judged() {
+fn alerts_are_written_for_those_who_score_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (records, alerts) = (folder.path().join("records.jsonl"), folder.path().join("alerts.jsonl"));
+    fs::write(&records, recording()).unwrap();
+    let output = Command::new(binary::path("hydrometer").unwrap())
+        .args(["detect", "--releases", "8003:60", "--alerts"])
+        .args([&alerts, &records])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let alerts = fs::read_to_string(alerts).unwrap();
+    let alerts = alerts.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let found: BTreeSet<(String, String)> = alerts
+        .map(|alert| {
+            assert!(alert["t"].as_f64().unwrap() > 0.0 && alert["id"].is_string(), "{alert}");
+            (alert["clients"][0].as_str().unwrap().to_owned(), alert["kind"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let expected = [("198.51.100.66", "logit_harvest"), ("198.51.100.9", "low_and_slow")];
+    assert!(found.iter().map(|(client, kind)| (client.as_str(), kind.as_str())).eq(expected), "{found:?}");
+}
+
+#[test]
+fn a_line_that_is_no_exchange_is_named_and_all_others_are_judged() {
     let recording = recording();
     let whole = detect(&recording, "json");
     for (bad, reason) in [
@@ -75,11 +98,12 @@ fn a_line_that_is_no_exchange_is_named_and_what_came_before_is_judged() {
         ("{\"start\":1}", "missing field `client`"),
         (&recording.lines().next().unwrap().replace("198.51.100.11", "nobody"), "field client: \"nobody\""),
     ] {
-        let output = detect(&format!("{recording}\n{bad}\n"), "json");
+        let lines: Vec<&str> = recording.lines().collect();
+        let (before, after) = lines.split_at(lines.len() / 2);
+        let output = detect(&format!("{}\n{bad}\n{}\n", before.join("\n"), after.join("\n")), "json");
         assert_eq!(output.status.code(), Some(1));
         let said = text(&output.stderr);
-        // The recording ends with a line end, so an empty line comes between.
-        let place = format!("-, line {}: {reason}", recording.lines().count() + 2);
+        let place = format!("-, line {}: {reason}", before.len() + 1);
         assert!(said.contains(&place), "{said}");
         assert_eq!(output.stdout, whole.stdout);
     }

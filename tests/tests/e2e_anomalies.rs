@@ -46,9 +46,9 @@ fn both_extractors_are_found_and_each_state_arrives_once_across_crashes_of_the_c
     wait_for_kind(AnomalyKind::LogitHarvest, || anomalies(&subscriber));
     // What is found while the control plane is down waits for it.
     control.kill().unwrap();
-    wait_for_kind(AnomalyKind::MachineCadence, || agent.anomalies().unwrap());
+    wait_for_kind(AnomalyKind::LowAndSlow, || agent.anomalies().unwrap());
     control.restart(server).unwrap();
-    wait_for_kind(AnomalyKind::MachineCadence, || anomalies(&subscriber));
+    wait_for_kind(AnomalyKind::LowAndSlow, || anomalies(&subscriber));
     // Once more, with all of it delivered and more to come.
     control.kill().unwrap();
     control.restart(server).unwrap();
@@ -57,7 +57,7 @@ fn both_extractors_are_found_and_each_state_arrives_once_across_crashes_of_the_c
         client.finish(DURATION + PATIENCE).unwrap();
     }
     for (client, kind, enough) in [
-        (&mut metronome, AnomalyKind::MachineCadence, REGULAR_REQUESTS),
+        (&mut metronome, AnomalyKind::LowAndSlow, REGULAR_REQUESTS),
         (&mut harvester, AnomalyKind::LogitHarvest, LARGE_ANSWERS),
     ] {
         let calls = client.finish(DURATION + PATIENCE).unwrap();
@@ -80,10 +80,7 @@ fn both_extractors_are_found_and_each_state_arrives_once_across_crashes_of_the_c
     .unwrap();
     let received = subscriber.stop().unwrap();
     let received: Vec<_> = received.into_iter().filter_map(|message| message.anomaly).collect();
-    assert_only(
-        &received,
-        &[(&metronome, AnomalyKind::MachineCadence), (&harvester, AnomalyKind::LogitHarvest)],
-    );
+    assert_only(&received, &[(&metronome, AnomalyKind::LowAndSlow), (&harvester, AnomalyKind::LogitHarvest)]);
     assert_each_state_once(&received);
     for (id, state) in said {
         assert!(received.contains(&state), "the subscriber got another {id} than the agent tells: {state:?}");

@@ -123,7 +123,7 @@ fn the_end_takes_in_open_exchanges_and_delivers_what_they_tell() {
         Ok(subscriber.received().into_iter().find_map(|message| message.anomaly))
     })
     .unwrap();
-    assert_eq!((anomaly.kind(), anomaly.client), (AnomalyKind::MachineCadence, client.to_string()));
+    assert_eq!((anomaly.kind(), anomaly.client), (AnomalyKind::LowAndSlow, client.to_string()));
 }
 
 #[test]

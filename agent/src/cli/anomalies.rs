@@ -30,7 +30,7 @@ pub struct AnomaliesArgs {
     /// Only those last seen since then: a span such as 10m, or an RFC 3339 instant
     #[arg(long, value_name = "SPAN|INSTANT", value_parser = |text: &str| words::parse_since(text, Timestamp::now()))]
     since: Option<Timestamp>,
-    /// Only these kinds: request_rate, machine_cadence, logit_harvest
+    /// Only these kinds, e.g. low_and_slow,logit_harvest
     #[arg(long, value_delimiter = ',', value_parser = words::parse_kind)]
     kind: Vec<AnomalyKind>,
     /// Only this severity or worse: low, medium, high, critical

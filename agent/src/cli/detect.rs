@@ -2,18 +2,22 @@
 //!
 //! In flow exchanges as `hydrometer replay --exchanges -o json` prints them, out flow the changes of anomalies, in
 //! the order in which an agent would have found them: the engine learns of an exchange when it ended, and of the
-//! time once a second, both as the recording has them. Invariant: memory does not grow with the recording.
+//! time once a second, both as the recording has them. A line that is no exchange is passed over and told at the end.
+//! Invariant: memory does not grow with the recording.
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
-use hydrometer_engine::{Engine, EngineConfig, Exchange, ExchangeRecord, Nanos};
+use hydrometer_engine::{
+    Engine, EngineConfig, Exchange, ExchangeRecord, Nanos, Release,
+    anomaly::{Anomaly, State},
+};
 
 use super::{
     anomalies::Printer,
@@ -34,6 +38,14 @@ pub struct DetectArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t)]
     color: ColorChoice,
+    /// Also write alerts to a file: one JSON object (id, t, kind, score, clients) a line, when an anomaly opens and when a
+    /// campaign grows
+    #[arg(long, value_name = "FILE")]
+    alerts: Option<PathBuf>,
+    /// A new model: the port of its service, and when it appeared, in seconds as the recording has them; several with
+    /// commas or by repeating
+    #[arg(long, value_name = "PORT:SECONDS", value_delimiter = ',', value_parser = release)]
+    releases: Vec<Release>,
 }
 
 /// Between two looks at the clients.
@@ -41,29 +53,57 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Silence after which the rest of it is left out: by then everything is settled.
 const SILENCE: Duration = Duration::from_hours(24);
 
+/// Wrong lines that are told one by one.
+const TOLD: usize = 5;
+
 /// Runs the command.
 pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let name = args.file.display();
     let lines = open(&args.file).with_context(|| format!("cannot open {name}"))?;
+    let config = EngineConfig { releases: args.releases.clone(), ..EngineConfig::default() };
     let mut recording = Recording {
-        engine: Engine::new(EngineConfig::default()),
+        engine: Engine::new(config),
         ended: Ordered::default(),
         now: None,
         printer: Printer::new(args.output, args.color),
+        alerts: args.alerts.as_deref().map(create).transpose()?,
     };
-    let mut read = Ok(());
+    let mut wrong = Vec::new();
+    let mut unread = 0_u64;
     for (number, line) in (1_u64..).zip(lines.lines()) {
+        // What cannot be read on, such as broken compression, ends the recording.
+        let is_over = line.is_err();
         match line.map_err(Into::into).and_then(|line| exchange(&line)) {
             Ok(Some(exchange)) => recording.take(exchange)?,
             Ok(None) => {}
             Err(error) => {
-                read = Err(error).with_context(|| format!("{name}, line {number}"));
-                break;
+                unread += 1;
+                if wrong.len() < TOLD {
+                    wrong.push(format!("{name}, line {number}: {error}"));
+                }
             }
+        }
+        if is_over {
+            break;
         }
     }
     recording.finish()?;
-    read
+    ensure!(unread == 0, "lines that are no exchanges: {unread}, passed over\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn release(text: &str) -> Result<Release, String> {
+    let parts =
+        text.split_once(':').and_then(|(port, at)| Some((port.parse().ok()?, at.parse::<f64>().ok()?)));
+    let release = parts.filter(|(_, at_s)| *at_s >= 0.0 && at_s.is_finite());
+    let release = release.map(|(port, at_s)| Release { port, at_s });
+    release
+        .ok_or_else(|| format!("{text:?} is no release: give the port and the second, such as 8003:117874"))
+}
+
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(BufWriter::new(file))
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
@@ -87,6 +127,23 @@ fn exchange(line: &str) -> anyhow::Result<Option<Exchange>> {
     Ok(Some(record.try_into()?))
 }
 
+/// An anomaly that has opened or grown, as a line for those who score alerts.
+fn alert(out: &mut impl Write, anomaly: &Anomaly) -> io::Result<()> {
+    if anomaly.state == State::Closed {
+        return Ok(());
+    }
+    let alone = anomaly.members.is_empty().then_some(anomaly.client);
+    let clients = anomaly.members.iter().map(|member| member.client).chain(alone);
+    let line = serde_json::json!({
+        "id": anomaly.id,
+        "t": anomaly.raised.as_secs_f64(),
+        "kind": anomaly.kind.name(),
+        "score": anomaly.score,
+        "clients": clients.map(|client| client.to_string()).collect::<Vec<_>>(),
+    });
+    writeln!(out, "{line}")
+}
+
 /// A recording that is read.
 struct Recording {
     engine: Engine,
@@ -95,6 +152,8 @@ struct Recording {
     /// The last second that the engine knows of.
     now: Option<Nanos>,
     printer: Printer,
+    /// Where alerts go as well.
+    alerts: Option<BufWriter<File>>,
 }
 
 impl Recording {
@@ -118,6 +177,9 @@ impl Recording {
         if let Some(now) = self.now {
             self.advance(now + SECOND)?;
         }
+        if let Some(mut alerts) = self.alerts {
+            alerts.flush().context("cannot write the alerts")?;
+        }
         for loss in self.engine.stats().losses.iter().filter(|loss| loss.count > 0) {
             eprintln!("{}: {}. {}", loss.stage, loss.count, loss.meaning);
         }
@@ -139,6 +201,9 @@ impl Recording {
     fn advance(&mut self, now: Nanos) -> anyhow::Result<()> {
         self.now = Some(now);
         for anomaly in self.engine.advance(now) {
+            if let Some(alerts) = &mut self.alerts {
+                alert(alerts, &anomaly).context("cannot write the alerts")?;
+            }
             self.printer.print(&convert::anomaly(anomaly, ""))?;
         }
         Ok(())

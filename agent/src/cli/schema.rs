@@ -210,6 +210,15 @@ pub struct Exchange {
     pub aborted: bool,
 }
 
+/// A client that belongs to a campaign.
+#[derive(Debug, Serialize)]
+pub struct Member {
+    /// Who.
+    pub client: String,
+    /// Why, one sentence.
+    pub reason: String,
+}
+
 /// One anomaly in one state: a line of `anomalies -o json`.
 #[derive(Debug, Serialize)]
 pub struct Anomaly {
@@ -229,8 +238,11 @@ pub struct Anomaly {
     pub atlas_technique: String,
     /// Its name.
     pub atlas_technique_name: String,
-    /// The client.
+    /// The client; of a campaign, the member by whom it was found.
     pub client: String,
+    /// Who belongs to the campaign, and why; left out for an anomaly of one client.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
     /// Node that raised it.
     pub node: String,
     /// When the behaviour began.

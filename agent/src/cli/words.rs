@@ -169,7 +169,8 @@ mod tests {
         let error = parse_kind("distillation").unwrap_err().to_string();
         assert_eq!(
             error,
-            "\"distillation\" is not an anomaly kind; kinds are request_rate, machine_cadence, logit_harvest"
+            "\"distillation\" is not an anomaly kind; kinds are bulk_extraction, low_and_slow, logit_harvest, \
+             template_sweep, denial_of_wallet, flood, slow_drip, hydra, proxy_rotation, pivot"
         );
         assert!(parse_kind("unspecified").is_err());
         assert!(parse_severity("awful").unwrap_err().to_string().ends_with("low, medium, high, critical"));

@@ -228,7 +228,7 @@ mod tests {
             ("anomaly", true),
             ("!anomaly", false),
             ("kind:logit_harvest", true),
-            ("kind:request_rate", false),
+            ("kind:flood", false),
             ("ja4:t13d", true),
             ("113.7", true),
             ("!gateway", true),
@@ -244,7 +244,7 @@ mod tests {
             ("speed>1", "is not a column; columns are rate"),
             ("rate>fast", "is not a number"),
             ("10.0.0.0/99", "is not a prefix"),
-            ("kind:bad", "kinds are request_rate"),
+            ("kind:bad", "kinds are bulk_extraction"),
             ("port:80", "port: is not known"),
             ("!", "needs a term"),
         ] {

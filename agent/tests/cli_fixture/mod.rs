@@ -198,7 +198,7 @@ pub fn anomalies() -> Vec<Anomaly> {
             }),
             ..anomaly(
                 "an-cadence",
-                AnomalyKind::MachineCadence,
+                AnomalyKind::LowAndSlow,
                 AnomalyState::Updated,
                 Severity::High,
                 "203.0.113.66",
@@ -230,13 +230,7 @@ pub fn anomalies() -> Vec<Anomaly> {
                 series: vec![],
                 exchanges: 540,
             }),
-            ..anomaly(
-                "an-rate",
-                AnomalyKind::RequestRate,
-                AnomalyState::Closed,
-                Severity::Medium,
-                "203.0.113.7",
-            )
+            ..anomaly("an-rate", AnomalyKind::Flood, AnomalyState::Closed, Severity::Medium, "203.0.113.7")
         },
     ]
 }

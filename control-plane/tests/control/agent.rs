@@ -110,7 +110,7 @@ pub(crate) fn hello(node: &str, boot_id: &str) -> Say {
 pub(crate) fn anomaly(id: &str) -> Anomaly {
     Anomaly {
         id: id.into(),
-        kind: AnomalyKind::MachineCadence.into(),
+        kind: AnomalyKind::LowAndSlow.into(),
         state: AnomalyState::Open.into(),
         severity: Severity::Medium.into(),
         client: "203.0.113.7".into(),

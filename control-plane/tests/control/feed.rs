@@ -134,11 +134,11 @@ async fn filters_let_through_what_was_asked_for() {
         ..anomaly(name)
     };
     let first = [
-        of("rate-low", AnomalyKind::RequestRate, Severity::Low),
-        of("rate-high", AnomalyKind::RequestRate, Severity::High),
+        of("rate-low", AnomalyKind::Flood, Severity::Low),
+        of("rate-high", AnomalyKind::Flood, Severity::High),
     ];
     let second = [
-        of("cadence-high", AnomalyKind::MachineCadence, Severity::High),
+        of("cadence-high", AnomalyKind::LowAndSlow, Severity::High),
         of("logit-critical", AnomalyKind::LogitHarvest, Severity::Critical),
     ];
     report(&site, "gpu-1", first).await;
@@ -147,12 +147,12 @@ async fn filters_let_through_what_was_asked_for() {
     let kinds = |kinds: &[AnomalyKind]| kinds.iter().map(|&kind| kind.into()).collect();
     let cases: [(SubscribeRequest, &[&str]); 5] = [
         (
-            SubscribeRequest { kinds: kinds(&[AnomalyKind::RequestRate]), ..everything() },
+            SubscribeRequest { kinds: kinds(&[AnomalyKind::Flood]), ..everything() },
             &["rate-low", "rate-high"],
         ),
         (
             SubscribeRequest {
-                kinds: kinds(&[AnomalyKind::RequestRate, AnomalyKind::LogitHarvest]),
+                kinds: kinds(&[AnomalyKind::Flood, AnomalyKind::LogitHarvest]),
                 min_severity: Severity::High.into(),
                 ..everything()
             },

@@ -4,10 +4,11 @@
 //! the alternatives as well and is several times larger, also under TLS (measured: 241 to 248 bytes
 //! without, 695 to 712 with five alternatives, 1,721 to 4,082 with twenty).
 //!
-//! Rule. In the last ten minutes at least `min_answers` streamed answers of one service had a
-//! median record of at least `ratio` times the service's norm. The norm is the median over the
-//! other clients of their own medians, one vote each, once three of them have voted; until then the
-//! limit is `cold_limit_bytes`. While an anomaly is open these limits are 30 % lower.
+//! Rule. Of the client's last exchanges, streamed answers of one service had records of at least
+//! `ratio` times the service's norm. The norm is the median over the other clients of their own
+//! medians, one vote each, once three of them have voted; until then the limit is
+//! `cold_limit_bytes`. Each such answer is evidence of 4 nats: fewer than one in fifty other
+//! answers is that large.
 //!
 //! Streamed means 8 records or more, smaller than the 4 KiB and larger buffers that proxies write
 //! whole answers in; in clear text also smaller than a full segment.
@@ -21,19 +22,22 @@
 //!
 //! ATLAS: AML.T0024.002, Extract AI Model.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::{
-    LogitHarvestConfig,
+    LogitHarvestConfig, Nanos,
     anomaly::{AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Severity},
     baseline::Spread,
-    window::Sample,
+    trail::Mark,
 };
 
-use super::{Detector, Finding, Subject};
+use super::{Account, Detector, Subject};
 
 /// Other clients that must have voted before the norm counts.
 const MIN_VOTERS: usize = 3;
+
+/// The logarithm of how much rarer such an answer is elsewhere.
+const NATS_PER_ANSWER: f64 = 4.0;
 
 /// Record sizes vary by this share of the norm at least.
 const LEAST_VARIATION: f64 = 0.05;
@@ -51,6 +55,17 @@ struct Norm {
     mad: f64,
 }
 
+/// Answers of one service that came in large records.
+struct Large {
+    first: Nanos,
+    /// Their median record.
+    bytes: f64,
+    answers: usize,
+    /// Streamed answers in all.
+    streamed: usize,
+    norm: Norm,
+}
+
 impl LogitHarvest {
     pub(super) fn new(config: LogitHarvestConfig) -> Self {
         Self { config }
@@ -58,54 +73,37 @@ impl LogitHarvest {
 
     fn norm(&self, subject: &Subject<'_>, service: u16) -> Norm {
         let others = subject.norms.record_bytes.get(service as usize).map(|votes| votes.without(subject.id));
-        match others.filter(|others| others.len() >= MIN_VOTERS).and_then(|others| others.median()) {
-            Some(bytes) => {
-                Norm { bytes, limit: bytes * self.config.ratio, with: ComparedWith::Service, mad: 0.0 }
-            }
-            None => Norm {
-                bytes: self.config.cold_limit_bytes,
-                limit: self.config.cold_limit_bytes,
-                with: ComparedWith::Limit,
-                mad: 0.0,
-            },
+        let known = others.filter(|others| others.len() >= MIN_VOTERS).and_then(|others| others.spread());
+        if let Some(Spread { median: bytes, mad }) = known {
+            return Norm { bytes, limit: bytes * self.config.ratio, with: ComparedWith::Service, mad };
         }
+        let bytes = self.config.cold_limit_bytes;
+        Norm { bytes, limit: bytes, with: ComparedWith::Limit, mad: 0.0 }
     }
 
-    fn judge_service(&self, subject: &Subject<'_>, service: u16, streamed: &[&Sample]) -> Option<Finding> {
-        let mut norm = self.norm(subject, service);
-        let limit = subject.standing.ease(norm.limit);
-        let large: Vec<&Sample> =
-            streamed.iter().copied().filter(|sample| f64::from(sample.record_bytes) >= limit).collect();
-        if large.len() < self.config.min_answers {
-            return None;
-        }
-        let (first, last) = (large.first()?, large.last()?);
-        let value = Spread::of(large.iter().map(|s| f64::from(s.record_bytes)).collect())?.median;
-        if norm.with == ComparedWith::Service {
-            let votes = subject.norms.record_bytes.get(service as usize)?;
-            norm.mad = votes.without(subject.id).spread()?.mad;
-        }
-        let answers = large.len();
-        Some(Finding {
-            score: score(value / norm.bytes, answers, norm.with),
-            severity: if norm.with == ComparedWith::Service { Severity::High } else { Severity::Medium },
-            first_seen: first.start,
-            last_seen: last.start,
-            evidence: Evidence {
-                summary: summary(answers, streamed.len(), value, &norm),
-                features: vec![FeatureEvidence {
-                    feature: "server_record_median",
-                    value,
-                    baseline: norm.bytes,
-                    unit: "bytes",
-                    compared_with: norm.with,
-                    deviation: Spread { median: norm.bytes, mad: norm.mad }
-                        .deviation(value, LEAST_VARIATION * norm.bytes),
-                }],
-                series: vec![subject.window.record_series(subject.now)],
-                exchanges: answers as u64,
-            },
+    fn large(&self, subject: &Subject<'_>, service: u16) -> Option<Large> {
+        let norm = self.norm(subject, service);
+        let streamed: Vec<&Mark> =
+            subject.trail.iter().filter(|mark| mark.service == service && mark.record_bytes > 0).collect();
+        let large: Vec<&Mark> =
+            streamed.iter().copied().filter(|mark| f64::from(mark.record_bytes) >= norm.limit).collect();
+        Some(Large {
+            first: large.first()?.start,
+            bytes: Spread::of(large.iter().map(|mark| mark.record_bytes.into()).collect())?.median,
+            answers: large.len(),
+            streamed: streamed.len(),
+            norm,
         })
+    }
+
+    /// Of the service on which most answers are large.
+    fn largest(&self, subject: &Subject<'_>) -> Option<Large> {
+        let services: BTreeSet<u16> =
+            subject.trail.iter().filter(|mark| mark.record_bytes > 0).map(|mark| mark.service).collect();
+        services
+            .into_iter()
+            .filter_map(|service| self.large(subject, service))
+            .max_by_key(|large| large.answers)
     }
 }
 
@@ -114,25 +112,36 @@ impl Detector for LogitHarvest {
         AnomalyKind::LogitHarvest
     }
 
-    fn judge(&self, subject: &Subject<'_>) -> Option<Finding> {
-        let mut by_service: BTreeMap<u16, Vec<&Sample>> = BTreeMap::new();
-        for sample in subject.window.recent(subject.now).filter(|sample| sample.record_bytes > 0) {
-            by_service.entry(sample.service).or_default().push(sample);
-        }
-        by_service
-            .iter()
-            .filter_map(|(service, streamed)| self.judge_service(subject, *service, streamed))
-            .max_by(|a, b| a.score.total_cmp(&b.score))
+    fn scale(&self) -> f64 {
+        1.3
     }
-}
 
-fn score(times: f64, answers: usize, with: ComparedWith) -> f64 {
-    let size = 1.0 - 1.0 / times.max(1.0).powi(2);
-    let count = answers as f64 / (answers as f64 + 1.0);
-    // A limit that knows nothing of the service convinces half as much.
-    let trust = if with == ComparedWith::Service { 1.0 } else { 0.5 };
-    let certainty = if with == ComparedWith::Service { size * count } else { count };
-    (certainty * trust).clamp(0.0, 1.0)
+    fn weigh(&self, subject: &Subject<'_>) -> f64 {
+        self.largest(subject).map_or(0.0, |large| large.answers as f64 * NATS_PER_ANSWER)
+    }
+
+    fn explain(&self, subject: &Subject<'_>) -> Option<Account> {
+        let large = self.largest(subject)?;
+        let norm = &large.norm;
+        Some(Account {
+            severity: if norm.with == ComparedWith::Service { Severity::High } else { Severity::Medium },
+            first_seen: large.first,
+            evidence: Evidence {
+                summary: summary(large.answers, large.streamed, large.bytes, norm),
+                features: vec![FeatureEvidence {
+                    feature: "server_record_median",
+                    value: large.bytes,
+                    baseline: norm.bytes,
+                    unit: "bytes",
+                    compared_with: norm.with,
+                    deviation: Spread { median: norm.bytes, mad: norm.mad }
+                        .deviation(large.bytes, LEAST_VARIATION * norm.bytes),
+                }],
+                series: vec![subject.window.record_series(subject.now)],
+                exchanges: large.answers as u64,
+            },
+        })
+    }
 }
 
 fn summary(answers: usize, streamed: usize, value: f64, norm: &Norm) -> String {
@@ -147,7 +156,7 @@ fn summary(answers: usize, streamed: usize, value: f64, norm: &Norm) -> String {
         }
     };
     format!(
-        "{answers} of {streamed} streamed answers in ten minutes came in records of {value:.0} bytes, {usual}: \
+        "{answers} of {streamed} streamed answers came in records of {value:.0} bytes, {usual}: \
          answers that carry log-probabilities look like this."
     )
 }

@@ -1,22 +1,28 @@
-//! Named rules: what the engine knows of one client goes in, at most one finding comes out.
+//! Named rules: what the engine knows of one client goes in; evidence, in nats, and an account come out.
 //!
-//! A detector keeps no state. Whether a finding becomes an anomaly, and when that closes, is the
-//! lifecycle's affair; a detector only learns whether one is open, to be more lenient then.
+//! A detector keeps no state and has no threshold of its own. It says how strong the evidence is, on the scale of a
+//! log-likelihood ratio or of the unusualness among clients; the engine compares that with what benign clients
+//! reach ([`Norms::threshold`]), so that one budget of false alarms rules them all.
 
+mod bulk_extraction;
+mod denial_of_wallet;
+mod flood;
 mod logit_harvest;
-mod machine_cadence;
-mod request_rate;
+mod low_and_slow;
+mod slow_drip;
+mod template_sweep;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use crate::{
     ClientId, EngineConfig, Nanos,
     anomaly::{AnomalyKind, Evidence, Severity},
-    baseline::{OwnPast, Votes},
+    baseline::Votes,
+    cadence::Cadence,
+    pace::Pace,
+    trail::{Digest, Trail},
     window::Window,
 };
-
-use self::{logit_harvest::LogitHarvest, machine_cadence::MachineCadence, request_rate::RequestRate};
 
 /// What a detector sees now.
 #[derive(Clone, Debug)]
@@ -24,39 +30,46 @@ pub(crate) struct Finding {
     /// 0 (nothing) to 1 (certain).
     pub(crate) score: f64,
     pub(crate) severity: Severity,
-    /// When the behaviour began, as far back as the window reaches.
+    /// When the behaviour began, as far back as is known.
     pub(crate) first_seen: Nanos,
     /// When it was last seen.
     pub(crate) last_seen: Nanos,
     pub(crate) evidence: Evidence,
 }
 
+/// What a detector can tell about evidence that is strong enough.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) severity: Severity,
+    pub(crate) first_seen: Nanos,
+    pub(crate) evidence: Evidence,
+}
+
+impl Account {
+    /// As a finding with evidence of `excess` nats over the threshold, where e times fewer benign clients come for each
+    /// `scale`. At the threshold nine in ten are true: `cargo xtask eval` shows how many are.
+    pub(crate) fn finding(self, excess: f64, scale: f64, last_seen: Nanos) -> Finding {
+        Finding {
+            score: 1.0 - 0.1 * (-excess.max(0.0) / scale).exp(),
+            severity: self.severity,
+            first_seen: self.first_seen,
+            last_seen,
+            evidence: self.evidence,
+        }
+    }
+}
+
 /// Everything a detector may look at.
 #[derive(Debug)]
 pub(crate) struct Subject<'a> {
     pub(crate) id: ClientId,
+    pub(crate) trail: &'a Trail,
+    pub(crate) digest: &'a Digest,
+    pub(crate) cadence: &'a Cadence,
+    pub(crate) pace: &'a Pace,
     pub(crate) window: &'a Window,
-    pub(crate) past: &'a OwnPast,
     pub(crate) norms: &'a Norms,
     pub(crate) now: Nanos,
-    pub(crate) standing: Standing,
-}
-
-/// Whether the client has an open anomaly of the detector's kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Clear,
-    Open,
-}
-
-impl Standing {
-    /// A limit that values must exceed, eased while an anomaly is open.
-    fn ease(self, limit: f64) -> f64 {
-        match self {
-            Self::Clear => limit,
-            Self::Open => limit * 0.7,
-        }
-    }
 }
 
 /// What is usual among clients.
@@ -64,28 +77,87 @@ impl Standing {
 pub(crate) struct Norms {
     /// Requests in a client's usual busy minute.
     pub(crate) busy_minutes: Votes,
+    /// Requests of a client's busiest minute of the last day.
+    pub(crate) busiest_minutes: Votes,
+    /// Cost of a client's most costly ten minutes of the last day, in request tokens.
+    pub(crate) costs: Votes,
+    /// Median request bytes of a client.
+    pub(crate) request_bytes: Votes,
+    /// Median tokens of a client's answers.
+    pub(crate) answer_tokens: Votes,
+    /// Median seconds of a client's exchanges.
+    pub(crate) durations: Votes,
     /// By service: median bytes of a server record over a client's streamed answers.
     pub(crate) record_bytes: Vec<Votes>,
+    /// By detector: the strongest evidence against a client in the last day.
+    pub(crate) evidence: BTreeMap<AnomalyKind, Votes>,
 }
+
+impl Norms {
+    /// The evidence that a share of `share` of the clients reach in a day by `detector`, `client` left out.
+    pub(crate) fn threshold(&self, detector: &dyn Detector, client: ClientId, share: f64) -> f64 {
+        let none = Votes::default();
+        let votes = self.evidence.get(&detector.kind()).unwrap_or(&none);
+        votes.without(client).threshold(share, detector.scale())
+    }
+
+    /// Requests of a minute that only one in 200 clients reaches in a day, `client` left out.
+    pub(crate) fn busiest_minute(&self, client: Option<ClientId>) -> f64 {
+        let votes = &self.busiest_minutes;
+        let others = client.map_or_else(|| votes.everyone(), |client| votes.without(client));
+        let known = others.quantile(0.995).filter(|_| others.len() >= CLIENTS_TO_KNOW);
+        known.unwrap_or(COLD_BUSIEST_MINUTE).max(1.0)
+    }
+
+    pub(crate) fn all(&mut self) -> impl Iterator<Item = &mut Votes> {
+        let Self {
+            busy_minutes,
+            busiest_minutes,
+            costs,
+            request_bytes,
+            answer_tokens,
+            durations,
+            record_bytes,
+            evidence,
+        } = self;
+        [busy_minutes, busiest_minutes, costs, request_bytes, answer_tokens, durations]
+            .into_iter()
+            .chain(record_bytes)
+            .chain(evidence.values_mut())
+    }
+}
+
+/// Clients that must be known before their busiest minutes say what is usual, and what is taken until then: ten a
+/// second.
+const CLIENTS_TO_KNOW: usize = 50;
+const COLD_BUSIEST_MINUTE: f64 = 600.0;
 
 /// One rule.
 pub(crate) trait Detector: fmt::Debug + Send + Sync {
     fn kind(&self) -> AnomalyKind;
 
-    fn judge(&self, subject: &Subject<'_>) -> Option<Finding>;
+    /// By how many nats evidence must rise for false alarms to become e times fewer, as long as other clients
+    /// have not shown that it takes more. 1 where evidence is exact; more where it rests on assumptions, such as
+    /// that gaps are independent of each other.
+    fn scale(&self) -> f64;
+
+    /// Evidence, nats; 0 for none.
+    fn weigh(&self, subject: &Subject<'_>) -> f64;
+
+    /// What a person should know about it.
+    fn explain(&self, subject: &Subject<'_>) -> Option<Account>;
 }
 
 /// Every detector that is switched on.
 pub(crate) fn enabled(config: &EngineConfig) -> Vec<Box<dyn Detector>> {
-    let mut detectors: Vec<Box<dyn Detector>> = Vec::new();
-    if config.request_rate.enabled {
-        detectors.push(Box::new(RequestRate::new(config.request_rate.clone())));
-    }
-    if config.machine_cadence.enabled {
-        detectors.push(Box::new(MachineCadence::new(config.machine_cadence.clone())));
-    }
-    if config.logit_harvest.enabled {
-        detectors.push(Box::new(LogitHarvest::new(config.logit_harvest.clone())));
-    }
-    detectors
+    let all: [Box<dyn Detector>; 7] = [
+        Box::new(bulk_extraction::BulkExtraction),
+        Box::new(low_and_slow::LowAndSlow),
+        Box::new(template_sweep::TemplateSweep),
+        Box::new(logit_harvest::LogitHarvest::new(config.logit_harvest.clone())),
+        Box::new(denial_of_wallet::DenialOfWallet),
+        Box::new(flood::Flood),
+        Box::new(slow_drip::SlowDrip),
+    ];
+    all.into_iter().filter(|detector| !config.disabled.contains(&detector.kind())).collect()
 }

@@ -4,7 +4,8 @@ use hydrometer_proto::v1;
 
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
-    Histogram, Interfaces, Map, Packets, Program, Series, Service, Status, UnwatchedInterface, Window,
+    Histogram, Interfaces, Map, Member, Packets, Program, Series, Service, Status, UnwatchedInterface,
+    Window,
 };
 use crate::cli::words;
 
@@ -148,6 +149,12 @@ impl From<&v1::Exchange> for Exchange {
     }
 }
 
+impl From<&v1::CampaignMember> for Member {
+    fn from(member: &v1::CampaignMember) -> Self {
+        Self { client: member.client.clone(), reason: member.reason.clone() }
+    }
+}
+
 impl From<&v1::Anomaly> for Anomaly {
     fn from(anomaly: &v1::Anomaly) -> Self {
         let evidence = anomaly.evidence.clone().unwrap_or_default();
@@ -161,6 +168,7 @@ impl From<&v1::Anomaly> for Anomaly {
             atlas_technique: anomaly.atlas_technique.clone(),
             atlas_technique_name: anomaly.atlas_technique_name.clone(),
             client: anomaly.client.clone(),
+            members: all(&anomaly.members),
             node: anomaly.node.clone(),
             first_seen: words::instant(anomaly.first_seen.as_ref()),
             last_seen: words::instant(anomaly.last_seen.as_ref()),

@@ -73,7 +73,7 @@ pub(crate) fn actors(duration: Duration) -> Vec<Actor> {
         ordinary("scripts, not streamed", bursty(16, 6, 7, Stream::Never), Family::V4),
         Actor {
             role: "EXTRACTOR: one request a second",
-            expected: Some("machine_cadence"),
+            expected: Some("low_and_slow"),
             behaviour: Behaviour { pace: Pace::Interval(Duration::from_secs(1)), ..base(17) },
             family: Family::V4,
         },

@@ -119,7 +119,7 @@ fn enough_evidence(kind: &str, calls: &[Call]) -> Option<f64> {
         .collect();
     ends.sort_by(f64::total_cmp);
     let needed = match kind {
-        "machine_cadence" => 12,
+        "low_and_slow" => 12,
         "logit_harvest" => 3,
         _ => return None,
     };
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn an_anomaly_has_to_come_within_half_a_minute_of_enough_evidence() {
-        for (kind, enough) in [("machine_cadence", 11), ("logit_harvest", 2)] {
+        for (kind, enough) in [("low_and_slow", 11), ("logit_harvest", 2)] {
             let parts = [extractor(kind)];
             assert!(late_anomalies(&parts, &[raised(kind, enough + 30)]).is_empty(), "{kind}");
             assert_eq!(late_anomalies(&parts, &[raised(kind, enough + 31)]).len(), 1, "{kind}");

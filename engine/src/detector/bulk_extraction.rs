@@ -1,0 +1,108 @@
+//! `bulk_extraction`: many varied questions with long answers, from workers that never rest.
+//!
+//! Rule. Over the last ten to fifteen minutes, nine at least, the client asked ten questions a minute or more that
+//! differ in size (20 % or more about their mean), and got 256 tokens or more each. The evidence is how much more evenly they came than at
+//! random ([`Sums::evenness`]), and how unusual their cost is among the most costly ten minutes of other clients; it must
+//! be in the highest fifth.
+//! People and applications ask in bursts, a pool of workers that has a list to finish does not.
+//!
+//! Evidence: cost against the population, the evenness, concurrency; the rate over ten minutes.
+//!
+//! Known false positives: a first batch job over varied documents, a load test with recorded prompts: give such a
+//! client a contract. Known misses: extraction that is paced to look like bursts; one that asks with constant
+//! sizes is `template_sweep`, one spread over addresses is a campaign; less than ten questions a minute.
+//!
+//! ATLAS: AML.T0024.002, Extract AI Model.
+
+use crate::{
+    anomaly::{AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Severity},
+    pace::Sums,
+};
+
+use super::{Account, Detector, Subject};
+
+/// Gaps enough that their distribution shows.
+const LEAST_REQUESTS_PER_S: f64 = 10.0 / 60.0;
+
+/// Shorter bursts are every batch job's.
+const LEAST_SECONDS: f64 = 540.0;
+
+/// Requests of one kind of job differ less.
+const LEAST_REQUEST_SPREAD: f64 = 0.2;
+
+/// Answers a student can learn from; labels and short extracts are shorter.
+const LEAST_ANSWER_TOKENS: f64 = 256.0;
+
+/// Nats of the highest fifth.
+const UNUSUAL: f64 = 1.609;
+
+#[derive(Debug)]
+pub(super) struct BulkExtraction;
+
+fn candidate(subject: &Subject<'_>) -> Option<Sums> {
+    let sums = subject.pace.total(subject.now);
+    let is_candidate = sums.seconds() >= LEAST_SECONDS
+        && f64::from(sums.requests) >= LEAST_REQUESTS_PER_S * sums.seconds()
+        && sums.request_spread() >= LEAST_REQUEST_SPREAD
+        && sums.tokens_per_answer() >= LEAST_ANSWER_TOKENS
+        && sums.evenness() > 0.0;
+    is_candidate.then_some(sums)
+}
+
+impl Detector for BulkExtraction {
+    fn kind(&self) -> AnomalyKind {
+        AnomalyKind::BulkExtraction
+    }
+
+    fn scale(&self) -> f64 {
+        3.0
+    }
+
+    fn weigh(&self, subject: &Subject<'_>) -> f64 {
+        candidate(subject).map_or(0.0, |sums| {
+            let cost = subject.norms.costs.without(subject.id).surprise(sums.cost());
+            if cost < UNUSUAL { 0.0 } else { cost + sums.evenness() }
+        })
+    }
+
+    fn explain(&self, subject: &Subject<'_>) -> Option<Account> {
+        let sums = candidate(subject)?;
+        let costs = subject.norms.costs.without(subject.id);
+        let (cost, usual) = (sums.cost(), costs.median().unwrap_or_default());
+        let minutes = sums.seconds() / 60.0;
+        Some(Account {
+            severity: Severity::High,
+            first_seen: subject.trail.iter().next()?.start,
+            evidence: Evidence {
+                summary: format!(
+                    "Asked {} varied questions in {minutes:.0} min without a pause and took {:.0} tokens of answers, {:.0} \
+                     each, with {:.1} requests in progress; people and applications ask in bursts.",
+                    sums.requests,
+                    sums.answer_tokens,
+                    sums.tokens_per_answer(),
+                    sums.concurrency(),
+                ),
+                features: vec![
+                    FeatureEvidence {
+                        feature: "cost",
+                        value: cost,
+                        baseline: usual,
+                        unit: "tokens",
+                        compared_with: ComparedWith::Population,
+                        deviation: costs.surprise(cost),
+                    },
+                    FeatureEvidence {
+                        feature: "evenness",
+                        value: sums.evenness(),
+                        baseline: 0.0,
+                        unit: "nats",
+                        compared_with: ComparedWith::Limit,
+                        deviation: sums.evenness(),
+                    },
+                ],
+                series: vec![subject.window.rate_series(subject.now)],
+                exchanges: sums.requests.into(),
+            },
+        })
+    }
+}
