@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
-use hydrometer_engine::Exchange;
+use hydrometer_engine::{Exchange, Release};
 use serde_json::{Value, json};
 
-const DAY: f64 = 86_400.0;
+pub(crate) const DAY: f64 = 86_400.0;
 
 /// Which exchanges, and which labels.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,13 @@ impl Labels {
 
     pub(crate) fn clients(&self) -> usize {
         self.halves.len()
+    }
+
+    /// What an operator would have announced.
+    pub(crate) fn releases(&self) -> Vec<Release> {
+        let port = self.all["release"]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let at_s = self.all["release"]["t"].as_f64();
+        port.zip(at_s).map(|(port, at_s)| Release { port, at_s }).into_iter().collect()
     }
 
     /// The role of a benign client.

@@ -30,6 +30,22 @@ pub(crate) fn print(figures: &Value, run: &Run) {
     println!("   {:42} {:10}", "clients tracked", run.clients);
 }
 
+/// Prints, for alerts that claim to be about as likely as each other, how many there are and how many are true.
+pub(crate) fn print_reliability(claims: &[(f64, bool)]) {
+    println!("   {:24} {:>8} {:>8}", "claimed to be true", "alerts", "true");
+    for (low, high) in [(0.0, 0.9), (0.9, 0.95), (0.95, 0.99), (0.99, 1.01)] {
+        let inside: Vec<bool> = claims
+            .iter()
+            .filter(|(score, _)| (low..high).contains(score))
+            .map(|(_, is_true)| *is_true)
+            .collect();
+        if !inside.is_empty() {
+            let share = inside.iter().filter(|is_true| **is_true).count() as f64 / inside.len() as f64;
+            println!("   {low:.2} to {:.2} {:>21} {share:>8.2}", f64::min(high, 1.0), inside.len());
+        }
+    }
+}
+
 fn at_least(what: &str, value: Option<f64>, bound: f64) {
     show(what, value, "at least", bound, value.is_some_and(|value| value >= bound));
 }
