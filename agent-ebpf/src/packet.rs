@@ -307,7 +307,10 @@ fn transport<P: Packet>(
         Direction::Egress => (network.destination, network.source, destination, source),
     };
     if !watched(server_port) {
-        let outer = Outer { port: destination, ..Outer::new(network.protocol, network.transport + 8) };
+        if network.protocol == TCP {
+            return Err(Skip::Nobody);
+        }
+        let outer = Outer { port: destination, ..Outer::new(UDP, network.transport + 8) };
         return Err(Skip::Other(outer));
     }
     let (flags, seq, ack, header_len) = match network.protocol {

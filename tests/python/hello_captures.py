@@ -151,12 +151,12 @@ class Recorder:
     def __init__(self) -> None:
         self.frames: list[Packet] = []
 
-    def frame(self, asks: bool, port: int, flags: str, seq: int, payload: bytes = b"") -> None:
+    def frame(self, asks: bool, port: int, flags: str, seq: int, ack: int, payload: bytes = b"") -> None:
         """One segment."""
         ends, ports = [CLIENT, SERVER], [port, PORT]
         if not asks:
             ends, ports = ends[::-1], ports[::-1]
-        tcp = TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq)
+        tcp = TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq, ack=ack)
         made = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src=ends[0], dst=ends[1]) / tcp / payload
         made.time = 1 + len(self.frames) / 1000
         self.frames.append(made)
@@ -165,15 +165,15 @@ class Recorder:
         """A connection; its first flight travels as arranged."""
         number = {True: 1_000, False: 5_000}
         for asks, flags in [(True, "S"), (False, "SA")]:
-            self.frame(asks, port, flags, number[asks])
+            self.frame(asks, port, flags, number[asks], 0 if asks else number[True])
             number[asks] += 1
-        self.frame(True, port, "A", number[True])
+        self.frame(True, port, "A", number[True], number[False])
         for turn, (asks, flight) in enumerate(sent):
             for at, piece in (arrange if turn == 0 else cut(MSS))(flight):
-                self.frame(asks, port, "PA", number[asks] + at, piece)
+                self.frame(asks, port, "PA", number[asks] + at, number[not asks], piece)
             number[asks] += len(flight)
         for asks in (False, True):
-            self.frame(asks, port, "FA", number[asks])
+            self.frame(asks, port, "FA", number[asks], number[not asks])
             number[asks] += 1
 
 
