@@ -169,7 +169,7 @@ fn cases() -> Vec<Case> {
         xdp(
             "ingress end of a write",
             "ingress_next",
-            ("floor xdp", 0.9),
+            ("floor xdp", 1.0),
             data(true, ASKING_PUSH, PORT, push),
         ),
         xdp("ingress new flow", "ingress_new", ("floor xdp", FREE), syn),
