@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -16,6 +17,18 @@ use rustix::process::{Pid, Signal, kill_process};
 const POLL: Duration = Duration::from_millis(10);
 /// How long a program has to end after SIGTERM when its guard is dropped.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs `command` to its end, with `input` on its standard input.
+pub fn fed(command: &mut Command, input: &[u8]) -> Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let mut stdin = child.stdin.take().context("there is no pipe to its standard input")?;
+    thread::scope(|scope| {
+        // It need not read everything.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().with_context(|| format!("cannot wait for {command:?}"))
+    })
+}
 
 /// A running program with its output in a file; ended on drop (SIGTERM, then SIGKILL).
 #[derive(Debug)]

@@ -4,12 +4,11 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write as _,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
-use hydrometer_tests::binary;
+use hydrometer_tests::{binary, process::fed};
 use serde_json::Value;
 
 fn recording() -> String {
@@ -19,18 +18,9 @@ fn recording() -> String {
 
 /// What the command says about these lines.
 fn detect(lines: &str, output: &str) -> Output {
-    let mut child = Command::new(binary::path("hydrometer").unwrap())
-        .args(["detect", "-", "-o", output])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(lines.as_bytes()));
-        child.wait_with_output().unwrap()
-    })
+    let mut command = Command::new(binary::path("hydrometer").unwrap());
+    command.args(["detect", "-", "-o", output]);
+    fed(&mut command, lines.as_bytes()).unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -191,16 +191,21 @@ fn captures_give_the_same_in_the_kernel_and_natively() {
     assert!(hellos > 100, "{hellos}");
 }
 
-#[test]
-fn malformed_frames_pass_and_are_counted_by_reason() {
-    let good = Tcp {
+/// A segment with data for the service.
+fn segment() -> Tcp {
+    Tcp {
         source: ("10.0.0.9".parse().unwrap(), 40_000),
         destination: ("10.0.0.1".parse().unwrap(), 8443),
         seq: 1,
         flags: flags::ACK,
         vlans: Vec::new(),
         payload: vec![1; 100],
-    };
+    }
+}
+
+#[test]
+fn malformed_frames_pass_and_are_counted_by_reason() {
+    let good = segment();
     let v6 = Tcp {
         source: ("2001:db8::9".parse().unwrap(), 40_000),
         destination: ("2001:db8::1".parse().unwrap(), 8443),
@@ -353,15 +358,7 @@ fn what_tunnels_hold_gives_the_same_in_the_kernel_and_natively_as_if_it_had_come
 
 #[test]
 fn broken_tunnels_pass_and_are_counted_by_reason() {
-    let frame = Tcp {
-        source: ("10.0.0.9".parse().unwrap(), 40_000),
-        destination: ("10.0.0.1".parse().unwrap(), 8443),
-        seq: 1,
-        flags: flags::ACK,
-        vlans: Vec::new(),
-        payload: vec![1; 100],
-    }
-    .frame();
+    let frame = segment().frame();
     let vxlan = Tunnel::Vxlan(4789).wrap(&frame, Outside::V4);
     let gre = Tunnel::Gre { ethernet: false, checksum: false, key: false, sequence: false };
     let gre = gre.wrap(&frame, Outside::V4);

@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
-    io::{Read, Write as _},
+    io::Read,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use hydrometer_agent::replay::{
@@ -19,6 +19,7 @@ use hydrometer_tests::{
     binary,
     capture::{Frame, Interface, Order, Packet, body, link, pcap as classic, section},
     frames::{Tcp, flags},
+    process::fed,
 };
 
 const SERVICES: &str = "8080,8443";
@@ -293,19 +294,9 @@ fn no_exchange_is_lost_when_flows_have_to_make_room() {
 }
 
 fn run(arguments: &[&str], input: Option<&[u8]>) -> Output {
-    let mut child = Command::new(binary::path("hydrometer").unwrap())
-        .args(arguments)
-        .args(["--service", SERVICES])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(input.unwrap_or_default()));
-        child.wait_with_output().unwrap()
-    })
+    let mut command = Command::new(binary::path("hydrometer").unwrap());
+    command.args(arguments).args(["--service", SERVICES]);
+    fed(&mut command, input.unwrap_or_default()).unwrap()
 }
 
 #[test]
