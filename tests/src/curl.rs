@@ -1,8 +1,13 @@
 //! curl: a client for tests that need bytes on the wire, and not a conversation with a model.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{
+    io::Write as _,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
 
 use crate::{net::Namespace, nginx::Nginx};
 
@@ -25,9 +30,7 @@ pub fn ask(
         // It would wait for a `100 Continue` before a long body, and nginx sends none.
         command.args(["--header", "Expect:"]);
         if bytes > 0 {
-            let body = folder.join(format!("upload-{bytes}"));
-            fs::write(&body, vec![b'u'; bytes])
-                .with_context(|| format!("cannot write {}", body.display()))?;
+            let body = upload(folder, bytes)?;
             command.arg("--data-binary").arg(format!("@{}", body.display()));
         }
         command.arg(nginx.base_url(address));
@@ -35,4 +38,16 @@ pub fn ask(
     let output = command.output().context("cannot run curl; install it (`cargo xtask setup`)")?;
     ensure!(output.status.success(), "curl failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
+}
+
+/// A file of so many bytes. It appears whole: others may be reading one of the same name.
+fn upload(folder: &Path, bytes: usize) -> Result<PathBuf> {
+    let path = folder.join(format!("upload-{bytes}"));
+    let write = || {
+        let mut file = NamedTempFile::new_in(folder)?;
+        file.write_all(&vec![b'u'; bytes])?;
+        file.persist(&path).map_err(|error| error.error)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
