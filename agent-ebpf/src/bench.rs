@@ -28,7 +28,11 @@ use self::{
     view::{SkbView, XdpView},
 };
 
-/// Of an Ethernet frame with IPv4 without options and TCP: source port.
+/// Of an Ethernet frame with IPv4 without options and TCP: source address.
+const SOURCE: usize = 26;
+/// Destination address.
+const DESTINATION: usize = 30;
+/// Source port.
 const SOURCE_PORT: usize = 34;
 /// Sequence number.
 const SEQUENCE: usize = 38;
@@ -146,6 +150,24 @@ fn ingress_new(context: XdpContext) -> u32 {
     advance(context.data(), context.data_end(), SOURCE_PORT - 2, 1);
     go_on(track::ingress(&XdpView::<false>(&context), &Kernel(&context)), &stages::INGRESS_STAGES, &context);
     XDP_PASS
+}
+
+/// The same packet from the next address.
+#[xdp]
+#[inline(always)]
+fn ingress_client(context: XdpContext) -> u32 {
+    advance(context.data(), context.data_end(), SOURCE, 1);
+    go_on(track::ingress(&XdpView::<false>(&context), &Kernel(&context)), &stages::INGRESS_STAGES, &context);
+    XDP_PASS
+}
+
+/// The same packet to the next address.
+#[classifier]
+#[inline(always)]
+fn egress_client(context: TcContext) -> i32 {
+    advance(context.data(), context.data_end(), DESTINATION, 1);
+    go_on(track::egress(&SkbView(&context), &Kernel(&context)), &stages::EGRESS_STAGES, &context);
+    TC_ACT_UNSPEC
 }
 
 /// The next segment of the same flow.

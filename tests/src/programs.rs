@@ -54,15 +54,25 @@ impl Programs {
 
     /// Likewise, for traffic that is read so.
     pub fn load_for(object: &[u8], services: &[Service], ring: u32, traffic: &Traffic) -> Result<Self> {
-        const FLOWS: u32 = 65_536;
-        let globals = Globals::new(traffic, FLOWS);
+        Self::load_sized(object, services, ring, traffic, 65_536)
+    }
+
+    /// Likewise, with tables for so many flows and as many clients.
+    pub fn load_sized(
+        object: &[u8],
+        services: &[Service],
+        ring: u32,
+        traffic: &Traffic,
+        entries: u32,
+    ) -> Result<Self> {
+        let globals = Globals::new(traffic, entries);
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader);
         let mut ebpf = loader
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
-            .map_max_entries("FLOWS", FLOWS)
+            .map_max_entries("FLOWS", entries)
             .map_max_entries("NEWCOMERS", globals.newcomer_places)
-            .map_max_entries("CLIENTS", 65_536)
+            .map_max_entries("CLIENTS", entries)
             .map_max_entries("CONNECTIONS", 4_096)
             .map_max_entries("STREAMS", 16_384)
             .map_max_entries("ESTIMATES", 16_384)

@@ -5,6 +5,7 @@ mod load;
 mod packets;
 mod paths;
 mod replay;
+mod tables;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -25,6 +26,8 @@ enum Part {
     Replay,
     /// A request of a real server under load
     Load,
+    /// A million flows and clients
+    Tables,
 }
 
 fn main() -> Result<()> {
@@ -34,6 +37,7 @@ fn main() -> Result<()> {
             Part::Packets => packets::run()?,
             Part::Replay => replay::run()?,
             Part::Load => load::run()?,
+            Part::Tables => tables::run()?,
         }
     }
     Ok(())
