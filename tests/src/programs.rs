@@ -10,7 +10,7 @@ use aya::{
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use hydrometer_agent::{
-    kernel::{Globals, HOOKS, stages, trust},
+    kernel::{Globals, HOOKS, Sizes, stages, trust},
     traffic::Traffic,
 };
 use hydrometer_ebpf::{
@@ -54,31 +54,17 @@ impl Programs {
 
     /// Likewise, for traffic that is read so.
     pub fn load_for(object: &[u8], services: &[Service], ring: u32, traffic: &Traffic) -> Result<Self> {
-        Self::load_sized(object, services, ring, traffic, 65_536)
+        let sizes = Sizes { flows: 65_536, clients: 65_536, streams: 16_384, ring };
+        Self::load_sized(object, services, traffic, sizes)
     }
 
-    /// Likewise, with tables for so many flows and as many clients.
-    pub fn load_sized(
-        object: &[u8],
-        services: &[Service],
-        ring: u32,
-        traffic: &Traffic,
-        entries: u32,
-    ) -> Result<Self> {
-        let globals = Globals::new(traffic, entries);
+    /// Likewise, with maps of these sizes.
+    pub fn load_sized(object: &[u8], services: &[Service], traffic: &Traffic, sizes: Sizes) -> Result<Self> {
+        let globals = Globals::new(traffic, sizes);
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader);
         let mut ebpf = loader
             .override_global("AYA_LOG_LEVEL", &0_u8, true)
-            .map_max_entries("FLOWS", entries)
-            .map_max_entries("NEWCOMERS", globals.newcomer_places)
-            .map_max_entries("CLIENTS", entries)
-            .map_max_entries("CONNECTIONS", 4_096)
-            .map_max_entries("STREAMS", 16_384)
-            .map_max_entries("ESTIMATES", 16_384)
-            .map_max_entries("PROXIED", 4_096)
-            .map_max_entries("HEADS", 1 << 22)
-            .map_max_entries("EXCHANGES", ring)
             .load(object)
             .context("cannot load the kernel programs")?;
         let log = ebpf.take_map("AYA_LOGS");

@@ -50,8 +50,9 @@ pub const HOOKS: [Hook; 4] = [
 /// What the kernel's verifier keeps of the log; more than it writes about these programs.
 const PAGE: u32 = 4096;
 
-/// One flow of so many may be a newcomer's.
-const NEWCOMER_SHARE: u32 = 8;
+/// One flow of so many may be a newcomer's, and of one of so many what a trusted proxy says may be under way: once it
+/// is read, what is kept of it is needed no more.
+const SHARE: u32 = 8;
 
 /// Bytes of the ring buffer for what trusted proxies say: thousands of requests.
 const HEADS: u32 = 4 << 20;
@@ -63,24 +64,17 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
         return Err(error::too_old("it has no BTF"));
     }
     let level = options.log_level.map_or(0, log_level);
-    let ring = options.ring_bytes.max(PAGE).checked_next_power_of_two().unwrap_or(1 << 31);
-    let globals = Globals::new(&options.traffic, options.max_flows);
+    let sizes = Sizes {
+        flows: options.max_flows,
+        clients: options.max_clients,
+        streams: options.max_streams,
+        ring: options.ring_bytes.max(PAGE).checked_next_power_of_two().unwrap_or(1 << 31),
+    };
+    let globals = Globals::new(&options.traffic, sizes);
     let mut loader = EbpfLoader::new();
     globals.set(&mut loader);
     let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, true)
-        .map_max_entries("FLOWS", options.max_flows)
-        .map_max_entries("NEWCOMERS", globals.newcomer_places)
-        .map_max_entries("CLIENTS", options.max_clients)
-        .map_max_entries("CONNECTIONS", options.max_streams)
-        .map_max_entries("STREAMS", options.max_streams)
-        .map_max_entries("ESTIMATES", options.max_streams)
-        .map_max_entries("EXCHANGES", ring)
-        .map_max_entries(
-            "PROXIED",
-            if options.traffic.proxies.trusted.is_empty() { 1 } else { options.max_flows },
-        )
-        .map_max_entries("HEADS", if options.traffic.proxies.trusted.is_empty() { PAGE } else { HEADS })
         .load(OBJECT)
         .map_err(|error| error::load(&error))?;
     watch(&mut ebpf, &options.services)?;
@@ -88,24 +82,39 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
     Ok(ebpf)
 }
 
-/// What the programs are told about the traffic.
+/// How much the maps hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Flows.
+    pub flows: u32,
+    /// Clients.
+    pub clients: u32,
+    /// HTTP/2 streams, and HTTP/2 connections in clear text and in TLS.
+    pub streams: u32,
+    /// Bytes of the ring buffer for exchanges: a power of two of at least a page.
+    pub ring: u32,
+}
+
+/// What the programs are told about the traffic, and how much their maps hold.
 #[derive(Debug)]
 pub struct Globals {
     ipv6_mask: Address,
     tunnels: [u16; 4],
     proxies: u32,
     /// Flows whose clients have not yet proven that they are there, at a time.
-    pub newcomer_places: u32,
+    newcomer_places: u32,
+    sizes: Sizes,
 }
 
 impl Globals {
-    /// For this traffic, and this many flows.
-    pub fn new(traffic: &Traffic, max_flows: u32) -> Self {
+    /// For this traffic, with maps of these sizes.
+    pub fn new(traffic: &Traffic, sizes: Sizes) -> Self {
         Self {
             ipv6_mask: traffic.ipv6_mask(),
             tunnels: traffic.tunnels.into(),
-            newcomer_places: (max_flows / NEWCOMER_SHARE).max(1),
             proxies: traffic.proxies.trusted.len() as u32,
+            newcomer_places: (sizes.flows / SHARE).max(1),
+            sizes,
         }
     }
 
@@ -115,6 +124,21 @@ impl Globals {
         loader.override_global("TUNNELS", &self.tunnels, true);
         loader.override_global("NEWCOMER_PLACES", &self.newcomer_places, true);
         loader.override_global("PROXIES_COUNT", &self.proxies, true);
+        let Sizes { flows, clients, streams, ring } = self.sizes;
+        let (proxied, heads) = if self.proxies == 0 { (1, PAGE) } else { ((flows / SHARE).max(1), HEADS) };
+        for (map, entries) in [
+            ("FLOWS", flows),
+            ("NEWCOMERS", self.newcomer_places),
+            ("CLIENTS", clients),
+            ("CONNECTIONS", streams),
+            ("STREAMS", streams),
+            ("ESTIMATES", streams),
+            ("EXCHANGES", ring),
+            ("PROXIED", proxied),
+            ("HEADS", heads),
+        ] {
+            loader.map_max_entries(map, entries);
+        }
     }
 }
 

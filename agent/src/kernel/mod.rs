@@ -36,7 +36,7 @@ pub use self::{
     attach::{AttachOptions, Neighbour, Position, PositionError, Way},
     error::KernelError,
     interfaces::Interface,
-    load::{Globals, HOOKS, OBJECT, stages, trust},
+    load::{Globals, HOOKS, OBJECT, Sizes, stages, trust},
     selection::{Pattern, PatternError, Selection},
 };
 use self::{

@@ -22,22 +22,22 @@ struct Args {
 enum Part {
     /// A packet in the kernel programs
     Packets,
+    /// A million flows and clients
+    Tables,
     /// A packet of a capture
     Replay,
     /// A request of a real server under load
     Load,
-    /// A million flows and clients
-    Tables,
 }
 
 fn main() -> Result<()> {
     let Args { parts } = Args::parse();
-    for part in if parts.is_empty() { &[Part::Packets, Part::Replay] } else { &parts[..] } {
+    for part in if parts.is_empty() { &[Part::Packets, Part::Tables, Part::Replay] } else { &parts[..] } {
         match part {
             Part::Packets => packets::run()?,
+            Part::Tables => tables::run()?,
             Part::Replay => replay::run()?,
             Part::Load => load::run()?,
-            Part::Tables => tables::run()?,
         }
     }
     Ok(())
