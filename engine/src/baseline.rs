@@ -128,24 +128,35 @@ const TAIL_SHARE: f64 = 0.1;
 impl Votes {
     /// Casts or replaces the vote of `client`.
     pub(crate) fn cast(&mut self, client: ClientId, value: f64, now: Nanos) {
-        self.by_hash.insert((client.stable_hash(), client), Vote { value, cast: now });
-        if self.by_hash.len() > MAX_VOTERS {
-            self.by_hash.pop_last();
+        let key = (client.stable_hash(), client);
+        if !self.is_beyond(&key) {
+            self.put(key, Vote { value, cast: now });
         }
-        self.stale = true;
     }
 
     /// Casts `value` unless `client` has a higher vote that still counts.
     pub(crate) fn raise(&mut self, client: ClientId, value: f64, now: Nanos) {
         let key = (client.stable_hash(), client);
-        let is_full = self.by_hash.len() == MAX_VOTERS;
-        if is_full && self.by_hash.last_key_value().is_some_and(|(last, _)| *last < key) {
+        if self.is_beyond(&key) {
             return;
         }
         let is_held = |vote: &Vote| vote.value >= value && now.since(vote.cast) <= VOTE_LIFE;
         if !self.by_hash.get(&key).is_some_and(is_held) {
-            self.cast(client, value, now);
+            self.put(key, Vote { value, cast: now });
         }
+    }
+
+    /// Whether there are enough voters with lower hashes.
+    fn is_beyond(&self, key: &(u64, ClientId)) -> bool {
+        self.by_hash.len() == MAX_VOTERS && self.by_hash.last_key_value().is_some_and(|(last, _)| last < key)
+    }
+
+    fn put(&mut self, key: (u64, ClientId), vote: Vote) {
+        self.by_hash.insert(key, vote);
+        if self.by_hash.len() > MAX_VOTERS {
+            self.by_hash.pop_last();
+        }
+        self.stale = true;
     }
 
     /// Takes back the vote of `client`.
@@ -259,7 +270,8 @@ fn value(bucket: usize) -> f64 {
     (bucket as f64 / PER_OCTAVE).exp2()
 }
 
-fn median_in_place(values: &mut [f64]) -> Option<f64> {
+/// The median, the mean of the two middle values of an even count; reorders the values. `None` without any.
+pub(crate) fn median_in_place(values: &mut [f64]) -> Option<f64> {
     if values.is_empty() {
         return None;
     }

@@ -1,9 +1,9 @@
 //! What the engine keeps of one client between exchanges.
 //!
-//! Memory is bounded: the window (13 KB at most), 64 recent exchanges (about 13 KB), the own past
-//! and the rest (1 KB). A client with a dozen exchanges takes about 4 KB.
+//! Memory is bounded: the window (13 KB at most), the trail (2 KB), 64 recent exchanges (5 KB), the own past and the
+//! rest (2 KB). A client with a dozen exchanges takes about 4 KB.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use crate::{
     Accuracy, ClientId, ClientView, Ending, Exchange, Identity, Nanos, Protocol, Service, Totals,
@@ -12,14 +12,14 @@ use crate::{
     histogram::Histogram,
     lifecycle::Lifecycle,
     pace::Pace,
-    trail::{MAX_MARKS, Mark, Trail},
+    recent::Recent,
+    trail::{MAX_MARKS, Mark, Neighbours, Trail},
     window::{RING, Sample, WINDOWS, Window},
 };
 
 /// A client is judged this often at most, unless its whole trail is new.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
 
-const MAX_RECENT: usize = 64;
 const MAX_SERVICES: usize = 16;
 const MAX_JA4: usize = 8;
 /// A JA4 fingerprint has 36 characters; anything much longer is not one.
@@ -43,8 +43,9 @@ pub(crate) struct Client {
     fresh: usize,
     /// Start of the newest exchange when it was.
     judged: Nanos,
-    /// Its place in the order of being seen.
-    pub(crate) turn: u64,
+    /// Whether it was heard of since the time last moved, and whether it is to be judged then.
+    pub(crate) is_touched: bool,
+    pub(crate) is_due: bool,
     pub(crate) first_seen: Nanos,
     last_seen: Nanos,
     pub(crate) totals: Totals,
@@ -56,8 +57,7 @@ pub(crate) struct Client {
     accuracy: Accuracy,
     pub(crate) ja4: Vec<String>,
     identity: Identity,
-    /// Newest start last.
-    recent: VecDeque<Exchange>,
+    recent: Recent,
     /// The first minute not yet fed to `past`.
     next_minute: u64,
 }
@@ -73,7 +73,8 @@ impl Client {
             judged: Nanos::default(),
             past: OwnPast::new(),
             lifecycle: Lifecycle::default(),
-            turn: 0,
+            is_touched: false,
+            is_due: false,
             first_seen,
             last_seen: first_seen,
             totals: Totals::default(),
@@ -85,7 +86,7 @@ impl Client {
             accuracy: Accuracy::Exact,
             ja4: Vec::new(),
             identity: Identity::Direct,
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             next_minute: first_seen.0 / MINUTE,
         }
     }
@@ -104,25 +105,17 @@ impl Client {
         if self.identity != Identity::Forwarded {
             self.identity = exchange.identity;
         }
-        remember(&mut self.services, &exchange.service, MAX_SERVICES);
+        let service = remember(&mut self.services, &exchange.service, MAX_SERVICES);
         remember(&mut self.protocols, &exchange.protocol, usize::MAX);
         let ja4 = exchange.ja4.as_ref().filter(|ja4| ja4.len() <= MAX_JA4_LEN);
-        if let Some(ja4) = ja4 {
-            remember(&mut self.ja4, ja4, MAX_JA4);
-        }
-        let at = self.recent.partition_point(|held| held.start <= exchange.start);
-        self.count_intervals(at, exchange.start);
-        self.recent.insert(at, Exchange { ja4: ja4.cloned(), ..exchange.clone() });
-        if self.recent.len() > MAX_RECENT {
-            self.recent.pop_front();
-        }
+        let ja4 = ja4.and_then(|ja4| remember(&mut self.ja4, ja4, MAX_JA4));
+        let beside = self.recent.insert(exchange, service, ja4);
+        self.count_intervals(exchange.start, beside);
     }
 
-    /// Counts the intervals to the neighbours of an exchange that will be at `at` among the recent, in place of
-    /// that between them: exchanges arrive when they end, not in the order in which they began.
-    fn count_intervals(&mut self, at: usize, start: Nanos) {
-        let before = at.checked_sub(1).map(|before| self.recent[before].start);
-        let after = self.recent.get(at).map(|after| after.start);
+    /// Counts the intervals to the neighbours of an exchange, in place of that between them: exchanges arrive when
+    /// they end, not in the order in which they began.
+    fn count_intervals(&mut self, start: Nanos, Neighbours { before, after }: Neighbours) {
         if let (Some(before), Some(after)) = (before, after) {
             self.intervals.remove_time(after.since(before));
         }
@@ -197,16 +190,20 @@ impl Client {
             accuracy: self.accuracy,
             ja4: self.ja4.clone(),
             identity: self.identity,
-            recent: self.recent.iter().rev().cloned().collect(),
+            recent: self.recent.exchanges(id, &self.services, &self.ja4),
             open_anomalies: self.lifecycle.open().map(|anomaly| anomaly.kind).collect(),
         }
     }
 }
 
-fn remember<T: Clone + PartialEq>(held: &mut Vec<T>, new: &T, most: usize) {
-    if held.len() < most && !held.contains(new) {
+/// Where `new` is among those held, after it was taken in if there is room.
+fn remember<T: Clone + PartialEq>(held: &mut Vec<T>, new: &T, most: usize) -> Option<usize> {
+    let known = held.iter().position(|held| held == new);
+    if known.is_none() && held.len() < most {
         held.push(new.clone());
+        return Some(held.len() - 1);
     }
+    known
 }
 
 #[cfg(test)]
@@ -300,7 +297,7 @@ mod tests {
         let view = client.view(test_exchange().client, Nanos(200));
         assert_eq!(
             (view.recent.len(), view.services.len(), view.ja4.len()),
-            (MAX_RECENT, MAX_SERVICES, MAX_JA4)
+            (crate::recent::MAX_RECENT, MAX_SERVICES, MAX_JA4)
         );
         assert!(view.recent.is_sorted_by(|a, b| a.start >= b.start) && view.recent[0].start == Nanos(199));
         assert_eq!((view.totals.requests, view.totals.aborted), (200, 3));

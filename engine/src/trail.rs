@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{Exchange, Nanos, tokens};
+use crate::{Exchange, Nanos, recent::place, tokens};
 
 /// Exchanges kept.
 pub(crate) const MAX_MARKS: usize = 64;
@@ -94,16 +94,18 @@ impl Mark {
 impl Trail {
     /// Takes in one exchange; `None` when it is older than everything kept and there is no room.
     pub(crate) fn insert(&mut self, mark: Mark) -> Option<Neighbours> {
-        let at = self.marks.partition_point(|held| held.start <= mark.start);
-        if at == 0 && self.marks.len() == MAX_MARKS {
+        let at = place(&self.marks, mark.start, |held| held.start);
+        let is_full = self.marks.len() == MAX_MARKS;
+        if at == 0 && is_full {
             return None;
         }
         let before = at.checked_sub(1).map(|before| self.marks[before].start);
         let after = self.marks.get(at).map(|mark| mark.start);
-        self.marks.insert(at, mark);
-        if self.marks.len() > MAX_MARKS {
+        // Room is made first, so that the list never grows beyond what it may hold.
+        if is_full {
             self.marks.pop_front();
         }
+        self.marks.insert(at - usize::from(is_full), mark);
         Some(Neighbours { before, after })
     }
 

@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{Exchange, Nanos, Protocol, WindowFeatures, anomaly::Series, baseline::Spread};
+use crate::{Exchange, Nanos, Protocol, WindowFeatures, anomaly::Series, baseline::Spread, recent::place};
 
 /// The windows features are computed over, shortest first.
 pub(crate) const WINDOWS: [Duration; 3] =
@@ -89,11 +89,13 @@ impl Sample {
 impl Window {
     /// Takes in one exchange, wherever in the last ten minutes it began.
     pub(crate) fn insert(&mut self, sample: Sample) {
-        let at = self.samples.partition_point(|held| held.start <= sample.start);
-        self.samples.insert(at, sample);
-        if self.samples.len() > MAX_SAMPLES
-            && let Some(oldest) = self.samples.pop_front()
-        {
+        let at = place(&self.samples, sample.start, |held| held.start);
+        if self.samples.len() < MAX_SAMPLES {
+            self.samples.insert(at, sample);
+        } else if at == 0 {
+            self.fold(&sample);
+        } else if let Some(oldest) = self.samples.pop_front() {
+            self.samples.insert(at - 1, sample);
             self.fold(&oldest);
         }
     }
@@ -162,9 +164,17 @@ impl Window {
 
     /// Requests per second over each of the last 60 spans of 10 s, oldest first.
     pub(crate) fn rate_series(&self, now: Nanos) -> Series {
-        series(now, "request_rate", "1/s", |from, to| {
-            self.requests_between(from, to) as f64 / SLOT.as_secs_f64()
-        })
+        let mut series = series(now, "request_rate", "1/s", |_, _| 0.0);
+        let starts = self.between(series.start, now).map(|sample| (sample.start, 1));
+        let tallies = self.tallies_between(series.start, now);
+        for (at, requests) in starts.chain(tallies.map(|tally| (tally.middle(), tally.counts.requests))) {
+            // A span reaches from just behind its begin to its end.
+            let span = at.since(series.start).as_nanos().saturating_sub(1) / SLOT.as_nanos();
+            if let Some(rate) = series.values.get_mut(span as usize) {
+                *rate += requests as f64 / SLOT.as_secs_f64();
+            }
+        }
+        series
     }
 
     /// Median server record size of the streamed answers in each of those spans; 0 without one.

@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use crate::{
     LogitHarvestConfig, Nanos,
     anomaly::{AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Severity},
-    baseline::Spread,
+    baseline::{Others, Spread},
     trail::Mark,
 };
 
@@ -52,11 +52,11 @@ struct Norm {
     bytes: f64,
     limit: f64,
     with: ComparedWith,
-    mad: f64,
 }
 
 /// Answers of one service that came in large records.
 struct Large {
+    service: u16,
     first: Nanos,
     /// Their median record.
     bytes: f64,
@@ -72,13 +72,11 @@ impl LogitHarvest {
     }
 
     fn norm(&self, subject: &Subject<'_>, service: u16) -> Norm {
-        let others = subject.norms.record_bytes.get(service as usize).map(|votes| votes.without(subject.id));
-        let known = others.filter(|others| others.len() >= MIN_VOTERS).and_then(|others| others.spread());
-        if let Some(Spread { median: bytes, mad }) = known {
-            return Norm { bytes, limit: bytes * self.config.ratio, with: ComparedWith::Service, mad };
+        if let Some(bytes) = others(subject, service).and_then(|others| others.median()) {
+            return Norm { bytes, limit: bytes * self.config.ratio, with: ComparedWith::Service };
         }
         let bytes = self.config.cold_limit_bytes;
-        Norm { bytes, limit: bytes, with: ComparedWith::Limit, mad: 0.0 }
+        Norm { bytes, limit: bytes, with: ComparedWith::Limit }
     }
 
     fn large(&self, subject: &Subject<'_>, service: u16) -> Option<Large> {
@@ -88,6 +86,7 @@ impl LogitHarvest {
         let large: Vec<&Mark> =
             streamed.iter().copied().filter(|mark| f64::from(mark.record_bytes) >= norm.limit).collect();
         Some(Large {
+            service,
             first: large.first()?.start,
             bytes: Spread::of(large.iter().map(|mark| mark.record_bytes.into()).collect())?.median,
             answers: large.len(),
@@ -123,6 +122,8 @@ impl Detector for LogitHarvest {
     fn explain(&self, subject: &Subject<'_>) -> Option<Account> {
         let large = self.largest(subject)?;
         let norm = &large.norm;
+        let spread = others(subject, large.service).and_then(|others| others.spread());
+        let mad = spread.map_or(0.0, |spread| spread.mad);
         Some(Account {
             severity: if norm.with == ComparedWith::Service { Severity::High } else { Severity::Medium },
             first_seen: large.first,
@@ -134,7 +135,7 @@ impl Detector for LogitHarvest {
                     baseline: norm.bytes,
                     unit: "bytes",
                     compared_with: norm.with,
-                    deviation: Spread { median: norm.bytes, mad: norm.mad }
+                    deviation: Spread { median: norm.bytes, mad }
                         .deviation(large.bytes, LEAST_VARIATION * norm.bytes),
                 }],
                 series: vec![subject.window.record_series(subject.now)],
@@ -142,6 +143,12 @@ impl Detector for LogitHarvest {
             },
         })
     }
+}
+
+/// The votes on a service's records, when they are enough.
+fn others<'a>(subject: &Subject<'a>, service: u16) -> Option<Others<'a>> {
+    let others = subject.norms.record_bytes.get(service as usize)?.without(subject.id);
+    (others.len() >= MIN_VOTERS).then_some(others)
 }
 
 fn summary(answers: usize, streamed: usize, value: f64, norm: &Norm) -> String {
