@@ -30,11 +30,13 @@ pub enum AnomalyKind {
     ProxyRotation,
     /// Many clients that ask as one and moved to a new service soon after its release.
     Pivot,
+    /// More than a contract allows.
+    ContractExceeded,
 }
 
 impl AnomalyKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BulkExtraction,
         Self::LowAndSlow,
         Self::TemplateSweep,
@@ -45,7 +47,11 @@ impl AnomalyKind {
         Self::Hydra,
         Self::ProxyRotation,
         Self::Pivot,
+        Self::ContractExceeded,
     ];
+
+    /// Kinds that rest on what is unusual, and so have a share of the false alarms.
+    pub(crate) const STATISTICAL: usize = Self::ALL.len() - 1;
 
     /// The kind's name in snake case, as users type and read it.
     pub const fn name(self) -> &'static str {
@@ -60,6 +66,7 @@ impl AnomalyKind {
             Self::Hydra => "hydra",
             Self::ProxyRotation => "proxy_rotation",
             Self::Pivot => "pivot",
+            Self::ContractExceeded => "contract_exceeded",
         }
     }
 
@@ -71,6 +78,7 @@ impl AnomalyKind {
             Self::DenialOfWallet => ("AML.T0034.001", "Cost Harvesting"),
             Self::Flood | Self::SlowDrip => ("AML.T0029", "Denial of AI Service"),
             Self::Hydra | Self::ProxyRotation => ("AML.T0008.005", "AI Service Proxies"),
+            Self::ContractExceeded => ("AML.T0040", "AI Model Inference API Access"),
         }
     }
 }
@@ -116,16 +124,19 @@ pub enum ComparedWith {
     Service,
     /// A fixed limit of the detector.
     Limit,
+    /// What was agreed with the client.
+    Contract,
 }
 
 impl ComparedWith {
-    /// The word for it: "own", "population", "service" or "limit".
+    /// The word for it: "own", "population", "service", "limit" or "contract".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
             Self::Population => "population",
             Self::Service => "service",
             Self::Limit => "limit",
+            Self::Contract => "contract",
         }
     }
 }

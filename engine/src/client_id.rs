@@ -100,12 +100,22 @@ impl Ipv6Network {
     pub fn address(&self) -> Ipv6Addr {
         self.address
     }
+
+    /// How many bits of an address count.
+    pub fn prefix(&self) -> Ipv6Prefix {
+        self.prefix
+    }
 }
 
 impl Ipv6Prefix {
     /// A prefix of `length` bits; `None` beyond 128.
     pub const fn new(length: u8) -> Option<Self> {
         if length <= 128 { Some(Self(length)) } else { None }
+    }
+
+    /// In bits.
+    pub const fn length(self) -> u8 {
+        self.0
     }
 
     /// Ones where an address counts.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::anomaly::AnomalyKind;
+use crate::{anomaly::AnomalyKind, context::Context};
 
 /// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct EngineConfig {
     pub releases: Vec<Release>,
     /// The `logit_harvest` detector.
     pub logit_harvest: LogitHarvestConfig,
+    /// What the operator knows about clients. It has a form of its own in files.
+    #[serde(skip)]
+    pub context: Context,
 }
 
 /// When anomalies close and how often they are renewed.
@@ -90,6 +93,7 @@ impl Default for EngineConfig {
             disabled: Vec::new(),
             releases: Vec::new(),
             logit_harvest: LogitHarvestConfig::default(),
+            context: Context::default(),
         }
     }
 }

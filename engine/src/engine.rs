@@ -20,7 +20,9 @@ use crate::{
     client::Client,
     client_id::fnv1a,
     clients::Clients,
+    context::Contract,
     detector::{self, Detector, Norms, Subject},
+    ledger::Ledgers,
     trail::{Digest, quantile},
     window::RING,
 };
@@ -62,6 +64,7 @@ pub struct Engine {
     services: BTreeMap<Service, u16>,
     norms: Norms,
     campaigns: Campaigns,
+    ledgers: Ledgers,
     /// Those heard of since the time last moved.
     touched: Vec<ClientId>,
     /// Those of which enough is new to be judged again.
@@ -88,7 +91,8 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         Self {
             detectors: detector::enabled(&config),
-            share: config.false_alarms / 1000.0 / AnomalyKind::ALL.len() as f64,
+            share: config.false_alarms / 1000.0 / AnomalyKind::STATISTICAL as f64,
+            ledgers: Ledgers::new(&config),
             config,
             clients: Clients::default(),
             services: BTreeMap::new(),
@@ -120,14 +124,16 @@ impl Engine {
 
         let client = self.clients.hear(exchange.client, || Client::new(exchange.start));
         client.count(exchange);
+        self.ledgers.book(exchange, &client.ja4);
         if is_late {
             self.counts.late += 1;
         } else {
             if !std::mem::replace(&mut client.is_touched, true) {
                 self.touched.push(exchange.client);
             }
-            // What is open is followed closely.
+            // What is open is followed closely. The operator's own machines are never judged, and teach nothing.
             let is_due = client.place(exchange, service) || client.lifecycle.is_open();
+            let is_due = is_due && !self.ledgers.is_infrastructure(exchange.client);
             if is_due && !std::mem::replace(&mut client.is_due, true) {
                 self.due.push(exchange.client);
             }
@@ -162,6 +168,7 @@ impl Engine {
         }
         let bounds = bounds(&self.norms, &self.config, self.share);
         changes.extend(self.campaigns.advance(&bounds, &self.config.lifecycle, now));
+        changes.extend(self.ledgers.advance(&self.config.lifecycle, now));
         self.renew_open(now, &mut changes);
         self.sweep(now);
         changes
@@ -187,7 +194,9 @@ impl Engine {
         self.open
             .iter()
             .filter_map(|id| self.clients.get(*id))
-            .flat_map(|client| client.lifecycle.open().cloned())
+            .flat_map(|client| client.lifecycle.open())
+            .chain(self.ledgers.open())
+            .cloned()
             .collect()
     }
 
@@ -201,7 +210,8 @@ impl Engine {
                 .iter()
                 .filter_map(|id| self.clients.get(*id))
                 .map(|client| client.lifecycle.open().count())
-                .sum(),
+                .sum::<usize>()
+                + self.ledgers.open().count(),
             exchanges: self.counts.exchanges,
             losses: vec![
                 loss(
@@ -302,8 +312,13 @@ impl Engine {
     fn judge(&mut self, id: ClientId, digest: &Digest, now: Nanos, changes: &mut Vec<Anomaly>) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let was_open = client.lifecycle.is_open();
+        let contract = self.ledgers.contract(id, &client.ja4, now);
         for detector in &self.detectors {
             let kind = detector.kind();
+            // What was agreed is no evidence against the client, and none of what others do.
+            if contract.is_some_and(|contract| contract.allows(kind)) {
+                continue;
+            }
             let subject = Subject {
                 id,
                 trail: &client.trail,
@@ -342,6 +357,10 @@ impl Engine {
         let Some(client) = self.clients.get(id) else { return };
         // Who shows several stacks is several clients behind one address.
         let (Some(newest), true) = (client.trail.newest(), client.ja4.len() <= 1) else { return };
+        let contract = self.ledgers.contract(id, &client.ja4, now);
+        if contract.is_some_and(Contract::allows_campaigns) {
+            return;
+        }
         let ja4 = client.ja4.first().map(String::as_str);
         let report = Report {
             client: id,
