@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::identity::Secret;
 use crate::kernel::{AttachOptions, KernelOptions, PatternError, Position, PositionError, Selection, Way};
 
+mod context;
 mod control_plane;
 mod traffic;
 
@@ -27,6 +28,7 @@ const SECRET: &str = "/var/lib/hydrometer/api-keys.secret";
 /// What the kernel programs' table of services holds.
 const MAX_SERVICES: usize = 1024;
 
+pub use context::{ContextSettings, ContractSettings, InfrastructureSettings, ReleaseSettings};
 pub use control_plane::{ControlPlane, ControlPlaneSettings, TlsFiles};
 pub use traffic::TrafficSettings;
 
@@ -106,6 +108,15 @@ pub struct Settings {
     control_plane: ControlPlaneSettings,
     #[arg(skip)]
     engine: EngineConfig,
+    /// File of contracts, of the operator's own machines and of releases, beside those in the settings' file
+    #[arg(long, value_name = "FILE")]
+    contracts: Option<PathBuf>,
+    #[arg(skip)]
+    contract: Vec<ContractSettings>,
+    #[arg(skip)]
+    infrastructure: Vec<InfrastructureSettings>,
+    #[arg(skip)]
+    release: Vec<ReleaseSettings>,
 }
 
 /// How much is logged.
@@ -185,8 +196,12 @@ impl Settings {
             log: self.log.or(file.log),
             traffic: self.traffic.over(file.traffic),
             control_plane: self.control_plane.over(file.control_plane),
+            contracts: self.contracts.or(file.contracts),
             // No flags for these.
             engine: file.engine,
+            contract: file.contract,
+            infrastructure: file.infrastructure,
+            release: file.release,
         }
     }
 
@@ -226,6 +241,20 @@ impl Settings {
         if let Err(error) = self.engine.validate() {
             problems.add(format!("engine: {error}"));
         }
+        let context = ContextSettings {
+            contract: self.contract,
+            infrastructure: self.infrastructure,
+            release: self.release,
+        };
+        let apart = self.contracts.as_deref().map(ContextSettings::read).transpose();
+        let apart = apart.unwrap_or_else(|error| {
+            problems.add(error.to_string());
+            None
+        });
+        let context = context.and(apart.unwrap_or_default());
+        let (context, releases) = context.validate(kernel.traffic.ipv6_prefix, &mut problems);
+        let mut engine = EngineConfig { context, ..self.engine };
+        engine.releases.extend(releases);
         problems.none_or(Config {
             node,
             socket: self.socket.unwrap_or_else(|| crate::cli::DEFAULT_SOCKET.into()),
@@ -233,7 +262,7 @@ impl Settings {
             quiet,
             log: self.log.unwrap_or(LogLevel::Info),
             control_plane,
-            engine: self.engine,
+            engine,
         })
     }
 }
@@ -511,7 +540,10 @@ mod tests {
         Settings::read(&path).unwrap().validate().unwrap();
         // What is commented out are settings too, and those of the engine its defaults.
         let text = fs::read_to_string(&path).unwrap();
-        let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let is_setting = |line: &str| {
+            line.starts_with("[[") && line.ends_with("]]")
+                || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+        };
         let whole: Vec<_> = text
             .lines()
             .map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line))
@@ -519,5 +551,16 @@ mod tests {
         let whole = from_toml(&whole.join("\n")).unwrap();
         assert!(whole.quiet.is_some() && whole.control_plane != ControlPlaneSettings::default());
         assert_eq!(whole.engine, EngineConfig::default());
+        let tables = [whole.contract.len(), whole.infrastructure.len(), whole.release.len()];
+        assert_eq!(tables, [1, 1, 1]);
+        let whole = Settings {
+            interfaces: whole.interfaces,
+            services: whole.services,
+            contract: whole.contract,
+            release: whole.release,
+            ..Settings::default()
+        };
+        let whole = whole.validate().unwrap();
+        assert_eq!((whole.engine.context.contracts.len(), whole.engine.releases.len()), (1, 1));
     }
 }

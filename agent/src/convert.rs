@@ -282,6 +282,7 @@ fn kind(kind: AnomalyKind) -> v1::AnomalyKind {
         AnomalyKind::Hydra => v1::AnomalyKind::Hydra,
         AnomalyKind::ProxyRotation => v1::AnomalyKind::ProxyRotation,
         AnomalyKind::Pivot => v1::AnomalyKind::Pivot,
+        AnomalyKind::ContractExceeded => v1::AnomalyKind::ContractExceeded,
     }
 }
 

@@ -222,7 +222,8 @@ impl Index {
                 self.find_network(network.address().to_bits(), network.prefix().length(), &valid)
             }
         };
-        named.or_else(|| ja4.iter().filter_map(|ja4| self.ja4.get(ja4).copied()).find(|number| valid(*number)))
+        named
+            .or_else(|| ja4.iter().filter_map(|ja4| self.ja4.get(ja4).copied()).find(|number| valid(*number)))
     }
 
     fn find_network(&self, address: u128, length: u8, valid: &impl Fn(usize) -> bool) -> Option<usize> {

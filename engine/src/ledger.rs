@@ -35,7 +35,7 @@ const FLAGRANT: f64 = 2.0;
 pub(crate) struct Ledgers {
     known: Known,
     /// In the order of the contracts.
-    ledgers: Vec<Ledger>,
+    of: Vec<Ledger>,
     is_enabled: bool,
 }
 
@@ -79,8 +79,8 @@ struct Measure {
 impl Ledgers {
     pub(crate) fn new(config: &EngineConfig) -> Self {
         let known = Known::new(config.context.clone());
-        let ledgers = known.contracts().iter().map(|_| Ledger::default()).collect();
-        Self { known, ledgers, is_enabled: !config.disabled.contains(&KIND) }
+        let of = known.contracts().iter().map(|_| Ledger::default()).collect();
+        Self { known, of, is_enabled: !config.disabled.contains(&KIND) }
     }
 
     /// Whether the client is one of the operator's own machines.
@@ -101,7 +101,7 @@ impl Ledgers {
             bytes: exchange.request_bytes.saturating_add(exchange.answer_bytes) as f64,
             tokens: tokens::of_request(exchange.request_bytes as f64) + tokens::of_answer(exchange),
         };
-        let ledger = &mut self.ledgers[number];
+        let ledger = &mut self.of[number];
         ledger.minute.add(exchange.start, volume);
         ledger.day.add(exchange.start, volume);
         ledger.last = Some((exchange.client, exchange.start));
@@ -113,7 +113,7 @@ impl Ledgers {
             return Vec::new();
         }
         let mut changes = Vec::new();
-        for (contract, ledger) in self.known.contracts().iter().zip(&mut self.ledgers) {
+        for (contract, ledger) in self.known.contracts().iter().zip(&mut self.of) {
             let Some((client, asked)) = ledger.last else { continue };
             if let Some(finding) = ledger.judge(contract, asked, now) {
                 let opened = ledger.lifecycle.found(client, KIND, finding, now);
@@ -126,7 +126,7 @@ impl Ledgers {
 
     /// Of contracts that are exceeded.
     pub(crate) fn open(&self) -> impl Iterator<Item = &Anomaly> {
-        self.ledgers.iter().flat_map(|ledger| ledger.lifecycle.open())
+        self.of.iter().flat_map(|ledger| ledger.lifecycle.open())
     }
 }
 
@@ -249,9 +249,7 @@ impl<const N: usize, const SECONDS: u64> Slots<N, SECONDS> {
             unit: "1",
             start: Nanos(first * SECONDS * 1_000_000_000),
             step: Duration::from_secs(SECONDS),
-            values: (first..=self.newest)
-                .map(|number| self.slots[number as usize % N].requests)
-                .collect(),
+            values: (first..=self.newest).map(|number| self.slots[number as usize % N].requests).collect(),
         }
     }
 
@@ -283,10 +281,10 @@ mod tests {
             assert_eq!(slots.total(at(second)).requests as u64, expected, "at {second}");
         }
         slots.add(at(530), one);
-        assert_eq!(slots.total(at(599)).requests, 60.0, "what is over is not counted");
+        assert_eq!(slots.total(at(599)).requests as u64, 60, "what is over is not counted");
         slots.add(at(550), one);
-        assert_eq!(slots.series(at(599)).values.iter().sum::<f64>(), 61.0);
-        assert_eq!(slots.total(at(100_000)).requests, 0.0);
+        assert_eq!(slots.series(at(599)).values.iter().sum::<f64>() as u64, 61);
+        assert_eq!(slots.total(at(100_000)).requests as u64, 0);
     }
 
     #[test]

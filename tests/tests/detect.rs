@@ -79,6 +79,46 @@ fn alerts_are_written_for_those_who_score_them() {
     assert!(found.iter().map(|(client, kind)| (client.as_str(), kind.as_str())).eq(expected), "{found:?}");
 }
 
+/// What the command finds of which clients when the operator has told it `context`.
+fn found_knowing(context: &str) -> BTreeSet<(String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let contracts = folder.path().join("contracts.toml");
+    fs::write(&contracts, context).unwrap();
+    let mut command = Command::new(binary::path("hydrometer").unwrap());
+    command.args(["detect", "-", "-o", "json", "--contracts"]).arg(&contracts);
+    let output = fed(&mut command, recording().as_bytes()).unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let anomalies = text(&output.stdout);
+    let anomalies = anomalies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let word = |anomaly: &Value, field: &str| anomaly[field].as_str().unwrap().to_owned();
+    anomalies.map(|anomaly| (word(&anomaly, "client"), word(&anomaly, "kind"))).collect()
+}
+
+#[test]
+fn what_a_contract_allows_is_not_raised_and_going_over_it_is() {
+    const HARVEST: (&str, &str) = ("198.51.100.66", "logit_harvest");
+    const SLOW: (&str, &str) = ("198.51.100.9", "low_and_slow");
+    const OVER: (&str, &str) = ("198.51.100.66", "contract_exceeded");
+    let contract =
+        |more: &str| format!("[[contract]]\nname = \"Acme\"\nclients = [\"198.51.100.64/30\"]\n{more}\n");
+    for (context, expected) in [
+        (contract(""), &[HARVEST, SLOW][..]),
+        (contract("allows = [\"logprobs\"]"), &[SLOW]),
+        (contract("allows = [\"logprobs\"]\nexpires = 1970-01-01T00:00:00Z"), &[HARVEST, SLOW]),
+        (contract("allows = [\"batch\"]"), &[HARVEST, SLOW]),
+        (contract("allows = [\"logprobs\"]\nrequests_per_day = 1e6"), &[SLOW]),
+        (contract("allows = [\"logprobs\"]\nrequests_per_day = 10"), &[OVER, SLOW]),
+        (contract("requests_per_minute = 1\nallows = [\"evaluation\"]"), &[OVER, SLOW]),
+        ("[[infrastructure]]\nrole = \"monitoring\"\nclients = [\"198.51.100.9\"]\n".to_owned(), &[HARVEST]),
+    ] {
+        let found = found_knowing(&context);
+        assert!(
+            found.iter().map(|(client, kind)| (client.as_str(), kind.as_str())).eq(expected.iter().copied()),
+            "{context}{found:?}"
+        );
+    }
+}
+
 #[test]
 fn a_line_that_is_no_exchange_is_named_and_all_others_are_judged() {
     let recording = recording();

@@ -241,6 +241,7 @@ fn measured(feature: &FeatureEvidence) -> String {
     let baseline = units::with_unit(feature.baseline, &feature.unit);
     let against = match feature.compared_with.as_str() {
         "limit" => return format!("{name}: {value}, the limit is {baseline}"),
+        "contract" => return format!("{name}: {value}, the contract allows {baseline}"),
         "own" => "its own past",
         "population" => "the other clients",
         "service" => "all answers of the service",

@@ -23,7 +23,7 @@ use super::{
     anomalies::Printer,
     output::{ColorChoice, Format},
 };
-use crate::{convert, ordered::Ordered};
+use crate::{config::ContextSettings, convert, ordered::Ordered};
 
 /// Find the anomalies in recorded exchanges
 #[derive(Args, Debug)]
@@ -46,6 +46,9 @@ pub struct DetectArgs {
     /// commas or by repeating
     #[arg(long, value_name = "PORT:SECONDS", value_delimiter = ',', value_parser = release)]
     releases: Vec<Release>,
+    /// What the operator knows: contracts, own machines and releases, as tables of TOML
+    #[arg(long, value_name = "FILE")]
+    contracts: Option<PathBuf>,
 }
 
 /// Between two looks at the clients.
@@ -60,7 +63,10 @@ const TOLD: usize = 5;
 pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let name = args.file.display();
     let lines = open(&args.file).with_context(|| format!("cannot open {name}"))?;
-    let config = EngineConfig { releases: args.releases.clone(), ..EngineConfig::default() };
+    let (context, mut releases) =
+        args.contracts.as_deref().map(ContextSettings::load).transpose()?.unwrap_or_default();
+    releases.extend(&args.releases);
+    let config = EngineConfig { releases, context, ..EngineConfig::default() };
     let mut recording = Recording {
         engine: Engine::new(config),
         ended: Ordered::default(),

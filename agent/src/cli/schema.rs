@@ -272,7 +272,7 @@ pub struct Feature {
     pub baseline: f64,
     /// Of both.
     pub unit: String,
-    /// `own`, `population`, `service` or `limit`.
+    /// `own`, `population`, `service`, `limit` or `contract`.
     pub compared_with: String,
     /// Robust standard deviations from the baseline.
     pub deviation: f64,

@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(
             error,
             "\"distillation\" is not an anomaly kind; kinds are bulk_extraction, low_and_slow, logit_harvest, \
-             template_sweep, denial_of_wallet, flood, slow_drip, hydra, proxy_rotation, pivot"
+             template_sweep, denial_of_wallet, flood, slow_drip, hydra, proxy_rotation, pivot, contract_exceeded"
         );
         assert!(parse_kind("unspecified").is_err());
         assert!(parse_severity("awful").unwrap_err().to_string().ends_with("low, medium, high, critical"));
