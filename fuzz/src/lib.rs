@@ -9,9 +9,11 @@ use std::collections::HashMap;
 
 use hydrometer_agent::{
     hello::Hellos,
+    identity::Identities,
     replay::{Captured, Replay},
+    traffic::Traffic,
 };
-use hydrometer_ebpf::abi::{Address, Counters, ExchangeEvent};
+use hydrometer_ebpf::abi::{Address, Counter, Counters, ExchangeEvent};
 use hydrometer_engine::Service;
 
 /// The service's port.
@@ -48,6 +50,7 @@ pub enum Side {
 pub struct Host {
     replay: Replay,
     hellos: Hellos,
+    identities: Identities,
     time: u64,
     counters: Counters,
     clients: HashMap<Address, [u64; 10]>,
@@ -77,8 +80,22 @@ pub struct Connection {
 impl Host {
     /// One that nothing has passed. `record` is the longest record of what is spoken.
     pub fn new(record: u64) -> Self {
-        let replay = Replay::new(&[Service { address: None, port: PORT }]);
+        Self::of(Traffic::default(), record)
+    }
+
+    /// Likewise, whose client is a trusted proxy.
+    pub fn behind_a_proxy(record: u64) -> Self {
+        let mut traffic = Traffic::default();
+        traffic.proxies.trusted.push("10.0.0.0/24".parse().expect("a network"));
+        Self::of(traffic, record)
+    }
+
+    fn of(traffic: Traffic, record: u64) -> Self {
+        let prefix = traffic.ipv6_prefix;
+        let identities = Identities::new(traffic.proxies.clone(), prefix, 64);
+        let replay = Replay::of(traffic, &[Service { address: None, port: PORT }]);
         Self {
+            identities: identities.expect("there is no secret to be opened"),
             counters: replay.counters(),
             replay,
             hellos: Hellos::new(64),
@@ -160,6 +177,9 @@ impl Host {
         for (event, bytes) in self.replay.hellos() {
             self.hellos.take(&event, &bytes);
         }
+        for (event, bytes) in self.replay.heads() {
+            self.identities.take(&event, &bytes);
+        }
         for event in self.replay.drain() {
             self.attribute(&event);
         }
@@ -189,6 +209,12 @@ impl Host {
                 "a client's counter decreased"
             );
         });
+    }
+
+    /// Packets of watched services, and tunnels inside tunnels.
+    pub fn followed(&self) -> [u64; 3] {
+        [Counter::IngressWatched, Counter::EgressWatched, Counter::TunnelDepth]
+            .map(|counter| self.counters[counter as usize])
     }
 
     fn attribute(&mut self, event: &ExchangeEvent) {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     setup,
-    shell::{Profile, cargo, command, execute, programs, root, say},
+    shell::{Profile, cargo, command, execute, programs, root},
     test::Extent,
 };
 
@@ -18,13 +18,10 @@ const FULL: u32 = 600;
 pub(crate) fn run(extent: Extent) -> Result<()> {
     setup::ensure();
     execute(&mut cargo("build --workspace --bins"))?;
-    let captures = root().join("../shared/pcaps");
-    if captures.exists() {
-        let seeds = programs(Profile::Debug)?.join("seeds");
-        execute(command(seeds, "").arg(captures).arg(root().join("fuzz/corpus")))?;
-    } else {
-        say("without seeds, since there are no captures in ../shared/pcaps");
-    }
+    let folders = ["tests/fixtures", "../shared/pcaps"].map(|folder| root().join(folder));
+    let seeds = programs(Profile::Debug)?.join("seeds");
+    let folders = folders.iter().filter(|folder| folder.exists());
+    execute(command(seeds, "").arg(root().join("fuzz/corpus")).args(folders))?;
     let seconds = if extent == Extent::Full { FULL } else { USUAL };
     for target in targets()? {
         // Ten seconds for an input of a few KiB are a hang.
