@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what Hydrometer costs. A file a part; each prints ratios to yardsticks that were measured in
 //! the same run, and fails when something costs more than it may.
 
+mod engine;
 mod load;
 mod packets;
 mod paths;
@@ -26,6 +27,8 @@ enum Part {
     Tables,
     /// A packet of a capture
     Replay,
+    /// An exchange in the engine, with up to a million clients
+    Engine,
     /// A request of a real server under load
     Load,
 }
@@ -37,6 +40,7 @@ fn main() -> Result<()> {
             Part::Packets => packets::run()?,
             Part::Tables => tables::run()?,
             Part::Replay => replay::run()?,
+            Part::Engine => engine::run()?,
             Part::Load => load::run()?,
         }
     }
