@@ -43,9 +43,8 @@ pub(crate) struct Client {
     fresh: usize,
     /// Start of the newest exchange when it was.
     judged: Nanos,
-    /// Whether it was heard of since the time last moved, and whether it is to be judged then.
+    /// Whether it was heard of since the time last moved.
     pub(crate) is_touched: bool,
-    pub(crate) is_due: bool,
     pub(crate) first_seen: Nanos,
     last_seen: Nanos,
     pub(crate) totals: Totals,
@@ -74,7 +73,6 @@ impl Client {
             past: OwnPast::new(),
             lifecycle: Lifecycle::default(),
             is_touched: false,
-            is_due: false,
             first_seen,
             last_seen: first_seen,
             totals: Totals::default(),
@@ -127,11 +125,8 @@ impl Client {
         }
     }
 
-    /// Places an exchange in the windows. Tells whether enough is new for another judgement: an
-    /// eighth of what the judgement rests on, a quarter once that is all it can be, and of a busy client all of it or
-    /// five seconds. So the cost of
-    /// judging is bounded for each exchange.
-    pub(crate) fn place(&mut self, exchange: &Exchange, service: u16) -> bool {
+    /// Places an exchange in the windows.
+    pub(crate) fn place(&mut self, exchange: &Exchange, service: u16) {
         let sample = Sample::new(exchange, service);
         self.window.insert(sample);
         let mark = Mark::new(exchange, sample.record_bytes, service);
@@ -139,18 +134,26 @@ impl Client {
             self.pace.add(&mark, beside);
         }
         self.fresh += 1;
+    }
+
+    /// Whether enough is new for another judgement, which is then taken to be made: an eighth of what the judgement rests
+    /// on, a quarter once that is all it can be, and of a busy client all of it or five seconds. So the cost of judging is
+    /// bounded for each exchange. What is open is followed closely. It does not depend on the order of what came since it was
+    /// last asked.
+    pub(crate) fn falls_due(&mut self) -> bool {
+        let newest = self.trail.newest().map_or(Nanos::default(), |mark| mark.start);
         let is_due = if self.trail.len() < MAX_MARKS {
             self.fresh * 8 >= self.trail.len()
         } else {
-            let is_renewed = self.fresh >= MAX_MARKS || mark.start.since(self.judged) >= JUDGE_EVERY;
+            let is_renewed = self.fresh >= MAX_MARKS || newest.since(self.judged) >= JUDGE_EVERY;
             self.fresh * 4 >= MAX_MARKS && is_renewed
         };
         if is_due {
             self.fresh = 0;
-            self.judged = self.judged.max(mark.start);
+            self.judged = self.judged.max(newest);
             self.cadence.feed(&self.trail);
         }
-        is_due
+        is_due || self.lifecycle.is_open()
     }
 
     /// Feeds completed minutes to the own past, then forgets what has left the window.

@@ -67,8 +67,6 @@ pub struct Engine {
     ledgers: Ledgers,
     /// Those heard of since the time last moved.
     touched: Vec<ClientId>,
-    /// Those of which enough is new to be judged again.
-    due: Vec<ClientId>,
     open: BTreeSet<ClientId>,
     /// Anomalies that ended because their client was forgotten.
     ended: Vec<Anomaly>,
@@ -99,7 +97,6 @@ impl Engine {
             norms: Norms::default(),
             campaigns: Campaigns::default(),
             touched: Vec::new(),
-            due: Vec::new(),
             open: BTreeSet::new(),
             ended: Vec::new(),
             now: None,
@@ -131,12 +128,7 @@ impl Engine {
             if !std::mem::replace(&mut client.is_touched, true) {
                 self.touched.push(exchange.client);
             }
-            // What is open is followed closely. The operator's own machines are never judged, and teach nothing.
-            let is_due = client.place(exchange, service) || client.lifecycle.is_open();
-            let is_due = is_due && !self.ledgers.is_infrastructure(exchange.client);
-            if is_due && !std::mem::replace(&mut client.is_due, true) {
-                self.due.push(exchange.client);
-            }
+            client.place(exchange, service);
         }
         self.forget_surplus();
     }
@@ -146,21 +138,15 @@ impl Engine {
     pub fn advance(&mut self, now: Nanos) -> Vec<Anomaly> {
         self.now = Some(now);
         let mut changes = std::mem::take(&mut self.ended);
-        for id in std::mem::take(&mut self.touched) {
-            if let Some(client) = self.clients.get_mut(id) {
-                client.is_touched = false;
-                client.settle(now);
-            }
-        }
-        self.norms.all().for_each(|votes| votes.settle(now));
         // In an order that does not depend on who was heard of first.
-        let mut due = std::mem::take(&mut self.due);
+        let mut due = std::mem::take(&mut self.touched);
         due.sort_unstable();
+        due.retain(|id| self.clients.get_mut(*id).is_some_and(|client| is_due(client, now)));
+        // The operator's own machines are never judged, and teach nothing.
+        due.retain(|id| !self.ledgers.is_infrastructure(*id));
+        self.norms.all().for_each(|votes| votes.settle(now));
         for id in due {
-            let Some(client) = self.clients.get_mut(id) else { continue };
-            if !std::mem::take(&mut client.is_due) {
-                continue;
-            }
+            let Some(client) = self.clients.get(id) else { continue };
             let digest = client.trail.digest();
             self.learn(id, &digest, now);
             self.judge(id, &digest, now, &mut changes);
@@ -398,6 +384,16 @@ impl Engine {
             client.window.shrink();
         }
     }
+}
+
+/// Whether a client that was heard of is to be judged again; one that was asked before, since it was forgotten and came
+/// back meanwhile, is not.
+fn is_due(client: &mut Client, now: Nanos) -> bool {
+    if !std::mem::take(&mut client.is_touched) {
+        return false;
+    }
+    client.settle(now);
+    client.falls_due()
 }
 
 /// What campaigns are judged by.

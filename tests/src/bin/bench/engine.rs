@@ -128,7 +128,10 @@ fn play(case: &Case, mut take: impl FnMut(&Exchange, Nanos)) {
             ja4.push(char::from(b'a' + (own >> 24) as u8 % 8));
             ja4
         });
-        take(&exchange, Nanos((1_790_000_000 + (n * step + PAUSE.as_nanos() as u64) / 1_000_000_000) * 1_000_000_000));
+        take(
+            &exchange,
+            Nanos((1_790_000_000 + (n * step + PAUSE.as_nanos() as u64) / 1_000_000_000) * 1_000_000_000),
+        );
     }
 }
 
@@ -167,7 +170,8 @@ fn mix(seed: u64) -> u64 {
 
 /// What this thread has spent on a core: other programs' load does not count.
 fn cpu() -> Result<Duration> {
-    let figures = fs::read_to_string("/proc/thread-self/schedstat").context("cannot read the processor time")?;
+    let figures =
+        fs::read_to_string("/proc/thread-self/schedstat").context("cannot read the processor time")?;
     let nanos = figures.split(' ').next().and_then(|nanos| nanos.parse().ok());
     nanos.map(Duration::from_nanos).context("cannot understand /proc/thread-self/schedstat")
 }

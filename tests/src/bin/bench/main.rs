@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 /// Measure what Hydrometer costs.
 #[derive(Parser)]
 struct Args {
-    /// Only these parts; without any, all but the load, which takes minutes
+    /// Only these parts; without any, all but engine and load, which take minutes
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
