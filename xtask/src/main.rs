@@ -46,7 +46,7 @@ enum Verb {
     },
     /// Measure what the kernel programs and `hydrometer replay` cost (needs root)
     Bench {
-        /// Only these parts: packets, tables, replay, engine, load; without any, all but the last two, which take minutes
+        /// Only these parts: packets, tables, replay, engine, load; without any, all but engine and load, which takes minutes
         parts: Vec<String>,
     },
     /// Score the detectors by the labelled traffic in ../shared/eval

@@ -40,14 +40,12 @@ pub(crate) fn run() -> Result<()> {
     println!("engine: clients x exchanges   exchanges/s   to the yardstick   bytes a client");
     let once = measure(&Case { clients: 1_000, exchanges: 1_000 })?;
     let four = measure(&Case { clients: 1_000, exchanges: 4_000 })?;
-    for clients in [100_000, 1_000_000] {
-        let cost = measure(&Case { clients, exchanges: FEW })?;
-        ensure!(
-            cost.bytes_per_client <= MOST_BYTES,
-            "{clients} clients take {:.0} bytes each, more than {MOST_BYTES:.0}",
-            cost.bytes_per_client
-        );
-    }
+    let many = measure(&Case { clients: 100_000, exchanges: FEW })?;
+    ensure!(
+        many.bytes_per_client <= MOST_BYTES,
+        "100,000 clients take {:.0} bytes each, more than {MOST_BYTES:.0}",
+        many.bytes_per_client
+    );
     let growth = four.engine / once.engine;
     println!("engine: four times the records cost {growth:.2}x each");
     ensure!(growth <= MOST_GROWTH, "an exchange costs {growth:.2}x when there are four times as many");
@@ -66,7 +64,7 @@ fn measure(case: &Case) -> Result<Cost> {
     });
     ensure!(counts.values().map(|count| count.0).sum::<u64>() == total, "the yardstick lost exchanges");
     drop(counts);
-    let yardstick = cpu()? - begun;
+    let yardstick = cpu()?.saturating_sub(begun);
 
     let (held, begun) = (resident()?, cpu()?);
     let config = EngineConfig { max_clients: case.clients as usize, ..EngineConfig::default() };
@@ -78,7 +76,7 @@ fn measure(case: &Case) -> Result<Cost> {
         }
         engine.observe(exchange);
     });
-    let engine_time = cpu()? - begun;
+    let engine_time = cpu()?.saturating_sub(begun);
     let grown = resident()?.saturating_sub(held);
     let stats = engine.stats();
     ensure!(

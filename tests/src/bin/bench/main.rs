@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 /// Measure what Hydrometer costs.
 #[derive(Parser)]
 struct Args {
-    /// Only these parts; without any, all but engine and load, which take minutes
+    /// Only these parts; without any, all but the load, which takes minutes, and the engine
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
@@ -27,7 +27,7 @@ enum Part {
     Tables,
     /// A packet of a capture
     Replay,
-    /// An exchange in the engine, with up to a million clients
+    /// An exchange in the engine, with up to 100,000 clients
     Engine,
     /// A request of a real server under load
     Load,
