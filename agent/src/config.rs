@@ -29,7 +29,7 @@ const SECRET: &str = "/var/lib/hydrometer/api-keys.secret";
 const MAX_SERVICES: usize = 1024;
 
 pub use context::{ContextSettings, ContractSettings, InfrastructureSettings, ReleaseSettings};
-pub use control_plane::{ControlPlane, ControlPlaneSettings, TlsFiles};
+pub use control_plane::{ControlPlane, ControlPlaneSettings, SpoolOptions, TlsFiles};
 pub use traffic::TrafficSettings;
 
 /// What the agent runs on.
@@ -47,6 +47,8 @@ pub struct Config {
     pub log: LogLevel,
     /// Where anomalies are reported; `None` keeps them on this node.
     pub control_plane: Option<ControlPlane>,
+    /// Where they wait for it.
+    pub spool: SpoolOptions,
     /// Settings of the engine.
     pub engine: EngineConfig,
 }
@@ -237,6 +239,7 @@ impl Settings {
             pin: self.pin.unwrap_or(false),
         };
         let quiet = span("quiet", self.quiet.as_deref().unwrap_or("1m"), &mut problems);
+        let spool = self.control_plane.spool(&mut problems);
         let control_plane = self.control_plane.validate(&mut problems);
         if let Err(error) = self.engine.validate() {
             problems.add(format!("engine: {error}"));
@@ -262,6 +265,7 @@ impl Settings {
             quiet,
             log: self.log.unwrap_or(LogLevel::Info),
             control_plane,
+            spool,
             engine,
         })
     }

@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Identity},
     cli::output,
-    config::Config,
+    config::{Config, SpoolOptions},
     kernel::{Attachment, Kernel, Unwatched},
+    outbox::Outbox,
     pipeline::{self, Pipeline},
-    report::{self, Outbox, Reporter},
+    report::Reporter,
     socket::Socket,
 };
 
@@ -31,10 +32,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let started = pipeline::now();
     let (listener, socket_file) = Socket::bind(&config.socket)?.into_parts();
-    let boot_id = report::boot_id()?;
+    let outbox = config.control_plane.is_some().then(|| open(&config.spool)).transpose()?;
     let kernel = attach(&config).await?;
 
-    let report = config.control_plane.clone().map(|control_plane| (control_plane, Outbox::default()));
+    let report = config.control_plane.clone().zip(outbox);
     let (handle, questions) = pipeline::questions();
     let outbox = report.as_ref().map(|(_, outbox)| outbox.clone());
     let pipeline = Pipeline::new(Some(kernel), config.engine, config.node.clone(), outbox);
@@ -42,7 +43,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let reporting = report.clone().map(|(control_plane, outbox)| {
         Reporting::start(Reporter {
             control_plane,
-            boot_id,
             node: config.node.clone(),
             outbox,
             pipeline: handle.clone(),
@@ -74,6 +74,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     drop(socket_file);
     Ok(())
+}
+
+fn open(spool: &SpoolOptions) -> anyhow::Result<Outbox> {
+    Ok(Outbox::open(&spool.directory, spool.max_bytes)?)
 }
 
 /// Loads the programs and attaches them; on a failure nothing stays attached.
@@ -125,22 +129,28 @@ struct Reporting {
     hurry: CancellationToken,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    writing: JoinHandle<()>,
 }
 
 impl Reporting {
     fn start(reporter: Reporter) -> Self {
         let (hurry, stop) = (CancellationToken::new(), CancellationToken::new());
         let outbox = reporter.outbox.clone();
+        let writing = tokio::spawn(outbox.clone().write());
         let task = tokio::spawn(reporter.run(hurry.clone(), stop.clone()));
-        Self { outbox, hurry, stop, task }
+        Self { outbox, hurry, stop, task, writing }
     }
 
-    /// Delivers what is left, within a bound.
+    /// Delivers what is left, within a bound; what does not arrive waits in the spool.
     async fn finish(self) -> anyhow::Result<()> {
         self.hurry.cancel();
         if timeout(PATIENCE, self.outbox.delivered()).await.is_err() {
-            tracing::warn!("anomalies were not delivered: the control plane could not be reached in time");
+            tracing::warn!("anomalies wait in the spool: the control plane could not be reached in time");
         }
+        if timeout(PATIENCE, self.outbox.written()).await.is_err() {
+            tracing::warn!("anomalies were lost: the spool could not be written in time");
+        }
+        self.writing.abort();
         self.stop.cancel();
         self.task.await.context("reporting failed")
     }

@@ -24,7 +24,7 @@ use crate::{
     convert,
     findings::Findings,
     kernel::{Attachment, ClientSnapshot, InterfaceStatus, Kernel, KernelError, KernelStatus},
-    report::Outbox,
+    outbox::Outbox,
     wire::Ended,
 };
 
@@ -196,7 +196,7 @@ impl Pipeline {
         );
         let anomaly = Arc::new(convert::anomaly(anomaly, &self.node));
         if let Some(report) = &self.report {
-            report.push(Arc::clone(&anomaly));
+            report.push(&anomaly);
         }
         self.findings.add(anomaly);
     }

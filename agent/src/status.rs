@@ -3,7 +3,7 @@
 use hydrometer_engine::{Ipv6Prefix, Nanos, Service};
 use hydrometer_proto::v1;
 
-use crate::{config::ControlPlane, convert, pipeline::Account, report::Outbox};
+use crate::{config::ControlPlane, convert, outbox::Outbox, pipeline::Account};
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -61,14 +61,33 @@ pub fn losses(account: &Account, outbox: Option<&Outbox>) -> Vec<v1::Loss> {
         account.failures,
         "the kernel's maps could not be read; the agent's log says why",
     );
-    let report = outbox.map(|outbox| {
+    let report = outbox.into_iter().flat_map(report);
+    kernel.chain(engine).chain([read]).chain(report).collect()
+}
+
+/// Losses on the way to the control plane.
+fn report(outbox: &Outbox) -> [v1::Loss; 4] {
+    let spool = outbox.losses();
+    [
         loss(
             "report_queue",
             outbox.dropped(),
-            "changes of anomalies were dropped while the control plane could not be reached; restore the link",
-        )
-    });
-    kernel.chain(engine).chain([read]).chain(report).collect()
+            "changes of anomalies were dropped before they were written: the spool's disk is too slow, or refuses; \
+             the agent's log says why",
+        ),
+        loss(
+            "spool_bound",
+            spool.forced_out,
+            "changes of anomalies were forced out of the spool, oldest first, while the control plane could not be \
+             reached; restore the link or raise spool_bytes",
+        ),
+        loss("spool_corrupt", spool.corrupt, "damaged records of the spool were skipped; check its disk"),
+        loss(
+            "spool_torn",
+            spool.torn,
+            "a write to the spool did not end: the agent was killed or lost its power",
+        ),
+    ]
 }
 
 /// Their sum.

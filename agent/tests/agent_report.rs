@@ -11,8 +11,9 @@ use std::{
 
 use hydrometer_agent::{
     config::ControlPlane,
+    outbox::Outbox,
     pipeline::{self, Pipeline},
-    report::{self, Outbox, Reporter},
+    report::Reporter,
 };
 use hydrometer_control_plane::{ingest::Ingest, store::Store, writer::Writer};
 use hydrometer_engine::EngineConfig;
@@ -69,14 +70,14 @@ fn open(path: &Path) -> Store {
 /// A reporter for an agent without a kernel side.
 fn report(folder: &Path) -> (Outbox, ControlPlane) {
     let (handle, questions) = pipeline::questions();
-    let outbox = Outbox::default();
+    let outbox = Outbox::open(&folder.join("spool"), 64 << 20).unwrap();
+    tokio::spawn(outbox.clone().write());
     let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), Some(outbox.clone()));
     tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
     let control_plane = ControlPlane::Unix(socket(folder));
     let reporter = Reporter {
         control_plane: control_plane.clone(),
         node: "n".to_owned(),
-        boot_id: report::boot_id().unwrap(),
         outbox: outbox.clone(),
         pipeline: handle,
     };
@@ -86,12 +87,12 @@ fn report(folder: &Path) -> (Outbox, ControlPlane) {
 
 fn push(outbox: &Outbox, ids: std::ops::Range<u64>) {
     for id in ids {
-        outbox.push(Arc::new(Anomaly {
+        outbox.push(&Anomaly {
             id: format!("a{id}"),
             node: "n".to_owned(),
             revision: 1,
             ..Anomaly::default()
-        }));
+        });
     }
 }
 
@@ -138,6 +139,7 @@ async fn a_link_that_is_down_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let (outbox, control_plane) = report(folder.path());
     push(&outbox, 0..1);
+    outbox.written().await;
     poll("the reason is told", || !outbox.link(&control_plane).last_error.is_empty()).await;
     let link = outbox.link(&control_plane);
     assert_eq!((link.connected, link.pending, link.connects), (false, 1, 0));

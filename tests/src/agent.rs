@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 
 use crate::{
     binary,
+    control::Control,
     net::{Namespace, SERVER_INTERFACE},
     nginx,
     process::Process,
@@ -34,6 +35,12 @@ pub struct Agent {
 /// What every agent here is started with: the server's interface and the proxy's port.
 pub fn usual_arguments() -> [String; 4] {
     ["--iface".to_owned(), SERVER_INTERFACE.to_owned(), "--service".to_owned(), nginx::PORT.to_string()]
+}
+
+/// What makes one report to `control`, by a spool in `folder`.
+pub fn reporting(control: &Control, folder: &Path) -> [String; 4] {
+    let spool = folder.join("spool").display().to_string();
+    ["--control-plane".to_owned(), control.address(), "--control-plane-spool".to_owned(), spool]
 }
 
 impl Agent {

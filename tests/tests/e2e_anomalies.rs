@@ -36,7 +36,7 @@ fn both_extractors_are_found_and_each_state_arrives_once_across_crashes_of_the_c
     let stack = Stack::start(Security::Tls13, 6).unwrap();
     let server = stack.network.server();
     let mut control = Control::start(server, stack.folder()).unwrap();
-    let report = ["--control-plane".to_owned(), control.address()];
+    let report = agent::reporting(&control, stack.folder());
     let arguments = agent::usual_arguments().into_iter().chain(report);
     let agent = Agent::start(server, stack.folder(), arguments).unwrap();
     let subscriber = Subscriber::start(control.socket(), "").unwrap();

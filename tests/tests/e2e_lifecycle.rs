@@ -94,22 +94,14 @@ fn the_end_takes_in_open_exchanges_and_delivers_what_they_tell() {
     let stack = Stack::start(Security::Plain, 1).unwrap();
     let server = stack.network.server();
     let control = Control::start(server, stack.folder()).unwrap();
-    let report = ["--control-plane".to_owned(), control.address(), "--quiet".to_owned(), "1h".to_owned()];
+    let report =
+        agent::reporting(&control, stack.folder()).into_iter().chain(["--quiet", "1h"].map(str::to_owned));
     let mut agent =
         Agent::start(server, stack.folder(), agent::usual_arguments().into_iter().chain(report)).unwrap();
     let subscriber = Subscriber::start(control.socket(), "").unwrap();
     let client = IpAddr::from(stack.network.first_client().v4);
 
-    let connection = stack.network.client().run(|| {
-        let mut connection = Connection::open((SERVER_V4, nginx::PORT).into()).unwrap();
-        for n in 0..12 {
-            // A cadence is its subject.
-            thread::sleep(Duration::from_millis(400));
-            connection.ask(n * 40).unwrap();
-        }
-        connection
-    });
-    let connection = connection.unwrap();
+    let connection = ask_in_time(&stack, 12);
     wait_for("all requests but the last to be over", PATIENCE, || {
         let counters = agent.counters(client)?;
         Ok(((counters.requests, counters.exchanges) == (12, 11)).then_some(()))
@@ -124,6 +116,67 @@ fn the_end_takes_in_open_exchanges_and_delivers_what_they_tell() {
     })
     .unwrap();
     assert_eq!((anomaly.kind(), anomaly.client), (AnomalyKind::LowAndSlow, client.to_string()));
+}
+
+/// Nobody has it but the agent's disk, and the next agent delivers it.
+#[test]
+fn what_an_agent_found_outlives_it_while_the_control_plane_is_away() {
+    let stack = Stack::start(Security::Plain, 1).unwrap();
+    let server = stack.network.server();
+    let mut control = Control::start(server, stack.folder()).unwrap();
+    let start = |control: &Control| {
+        let report = agent::reporting(control, stack.folder());
+        Agent::start(server, stack.folder(), agent::usual_arguments().into_iter().chain(report)).unwrap()
+    };
+    let mut agent = start(&control);
+    control.kill().unwrap();
+    drop(ask_in_time(&stack, 14));
+    let said = wait_for("an anomaly on disk", PATIENCE, || {
+        let link = agent.status()?.control_plane.unwrap_or_default();
+        let said = agent.anomalies()?;
+        Ok((link.last_sequence > 0
+            && link.last_sequence == said.iter().map(|said| u64::from(said.revision)).sum())
+        .then_some(said))
+    })
+    .unwrap();
+    agent.process().kill().unwrap();
+    drop(agent);
+
+    control.restart(server).unwrap();
+    let agent = start(&control);
+    let subscriber = Subscriber::start(control.socket(), "").unwrap();
+    wait_for("an acknowledgement of everything", PATIENCE, || {
+        let link = agent.status()?.control_plane.unwrap_or_default();
+        Ok((link.last_sequence > 0 && link.pending == 0).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(agent.anomalies().unwrap(), [], "it has found nothing itself");
+    let states = said.iter().map(|said| said.revision as usize).sum();
+    let received = wait_for("each state at the subscriber", PATIENCE, || {
+        let received: Vec<_> =
+            subscriber.received().into_iter().filter_map(|message| message.anomaly).collect();
+        Ok((received.len() >= states).then_some(received))
+    })
+    .unwrap();
+    let revisions =
+        |id: &str| received.iter().filter(|of| of.id == id).map(|of| of.revision).collect::<Vec<_>>();
+    for anomaly in &said {
+        assert_eq!(revisions(&anomaly.id), (1..=anomaly.revision).collect::<Vec<_>>(), "once each, in order");
+    }
+}
+
+/// Asks on one connection, `requests` times, as a machine does.
+fn ask_in_time(stack: &Stack, requests: usize) -> Connection {
+    let connection = stack.network.client().run(|| {
+        let mut connection = Connection::open((SERVER_V4, nginx::PORT).into()).unwrap();
+        for n in 0..requests {
+            // A cadence is its subject.
+            thread::sleep(Duration::from_millis(400));
+            connection.ask(n * 40).unwrap();
+        }
+        connection
+    });
+    connection.unwrap()
 }
 
 #[test]

@@ -10,6 +10,10 @@ use serde::Deserialize;
 use tonic::transport::Uri;
 
 use super::Problems;
+use crate::spool::MIN_BYTES;
+
+/// Where anomalies wait, unless told otherwise.
+const SPOOL: &str = "/var/lib/hydrometer/spool";
 
 /// A control plane and the way to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,15 @@ pub struct TlsFiles {
     pub domain: Option<String>,
 }
 
+/// Where anomalies wait until the control plane has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolOptions {
+    /// Directory of its files.
+    pub directory: PathBuf,
+    /// What they take at most, bytes.
+    pub max_bytes: u64,
+}
+
 /// What a user may set about the control plane.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,6 +73,13 @@ pub struct ControlPlaneSettings {
     /// Name in the control plane's certificate [default: the address's host]
     #[arg(long = "control-plane-domain", id = "control_plane_domain", value_name = "NAME")]
     domain: Option<String>,
+    /// Directory in which anomalies wait for the control plane [default: /var/lib/hydrometer/spool]
+    #[arg(long = "control-plane-spool", id = "control_plane_spool", value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// What that directory may take, from 1048576 on; beyond it the oldest are given up, and counted
+    /// [default: 67108864]
+    #[arg(long = "control-plane-spool-bytes", id = "control_plane_spool_bytes", value_name = "BYTES")]
+    spool_bytes: Option<u64>,
 }
 
 impl ControlPlaneSettings {
@@ -70,7 +90,17 @@ impl ControlPlaneSettings {
             cert: self.cert.or(file.cert),
             key: self.key.or(file.key),
             domain: self.domain.or(file.domain),
+            spool: self.spool.or(file.spool),
+            spool_bytes: self.spool_bytes.or(file.spool_bytes),
         }
+    }
+
+    pub(super) fn spool(&self, problems: &mut Problems) -> SpoolOptions {
+        let max_bytes = self.spool_bytes.unwrap_or(64 << 20);
+        problems.check(max_bytes >= MIN_BYTES, || {
+            format!("control_plane.spool_bytes {max_bytes} is too little: give at least {MIN_BYTES}")
+        });
+        SpoolOptions { directory: self.spool.clone().unwrap_or_else(|| SPOOL.into()), max_bytes }
     }
 
     /// `None` when there is none, or when it cannot be used, which is then a problem.

@@ -98,7 +98,7 @@ fn perform(duration: Duration) -> Result<()> {
     show::heading("a llama.cpp server behind nginx with TLS 1.3, in namespaces of their own");
     let stack = Stack::start(Security::Tls13, SLOTS)?;
     let control = Control::start(stack.network.server(), stack.folder())?;
-    let control_plane = ["--control-plane".to_owned(), control.address()];
+    let control_plane = agent::reporting(&control, stack.folder());
     let mut agent = Agent::start(
         stack.network.server(),
         stack.folder(),
