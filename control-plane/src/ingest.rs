@@ -1,7 +1,7 @@
 //! The stream of one agent: hello, anomalies and heartbeats in, a welcome and acknowledgements out.
 //!
 //! A session checks what comes and hands it to the writer. A sequence number that skips some is
-//! stored, counted and logged: the agent has lost what lies between (its queue in memory is
+//! stored, counted and logged: the agent has lost what lies between (its spool is
 //! bounded), and refusing would only lose what follows too. Invariants: nothing an agent sends makes
 //! a session wait for the agent to read its acknowledgements, and memory a session is bounded by
 //! [`MAX_MESSAGE_BYTES`] and the writer's queue.

@@ -135,7 +135,7 @@ fn what_an_agent_found_outlives_it_while_the_control_plane_is_away() {
         let link = agent.status()?.control_plane.unwrap_or_default();
         let said = agent.anomalies()?;
         Ok((link.last_sequence > 0
-            && link.last_sequence == said.iter().map(|said| u64::from(said.revision)).sum())
+            && link.last_sequence == said.iter().map(|said| u64::from(said.revision)).sum::<u64>())
         .then_some(said))
     })
     .unwrap();

@@ -107,7 +107,7 @@ impl Spool {
 
     /// Identifies the numbering: the same for as long as the files are there.
     pub fn id(&self) -> String {
-        self.numbering.iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", u128::from_be_bytes(self.numbering))
     }
 
     /// The number that was given last; 0 when none.
