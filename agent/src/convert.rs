@@ -156,6 +156,7 @@ pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
         node: node.to_owned(),
         revision: anomaly.revision,
         members: anomaly.members.into_iter().map(member).collect(),
+        benign_if: anomaly.kind.benign_if().to_owned(),
     }
 }
 

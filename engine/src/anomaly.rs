@@ -81,6 +81,41 @@ impl AnomalyKind {
             Self::ContractExceeded => ("AML.T0040", "AI Model Inference API Access"),
         }
     }
+
+    /// What would have to be true for it to be harmless: what an analyst asks the client, or looks up.
+    pub const fn benign_if(self) -> &'static str {
+        match self {
+            Self::BulkExtraction => {
+                "the client has announced a batch job or an evaluation, or it is a gateway for many users"
+            }
+            Self::LowAndSlow => {
+                "it is a scheduler or a monitor that somebody in your organisation or at the client's runs"
+            }
+            Self::TemplateSweep => {
+                "it classifies or labels a data set of its own, with answers cut to a few words on purpose"
+            }
+            Self::LogitHarvest => {
+                "the client has said what it needs log-probabilities for, such as an evaluation or reranking"
+            }
+            Self::DenialOfWallet => {
+                "the client works on long documents or code bases, and pays for what it asks by the token"
+            }
+            Self::Flood => {
+                "it is a load test or a health check, or a client that retries in a loop because of a fault"
+            }
+            Self::SlowDrip => {
+                "the client is on a very slow link, or waits for a person while it holds the request open"
+            }
+            Self::Hydra => "all members are one customer's own workers, or one gateway's addresses",
+            Self::ProxyRotation => "the client's provider changes its address often, as mobile networks do",
+            Self::Pivot => {
+                "the members are one customer that had announced to try the new service on its release"
+            }
+            Self::ContractExceeded => {
+                "the client has been granted more, and the contract here was not changed yet"
+            }
+        }
+    }
 }
 
 impl fmt::Display for AnomalyKind {

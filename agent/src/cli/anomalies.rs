@@ -153,7 +153,7 @@ fn columns(time: &str, state: &str, severity: &str, kind: &str, client: &str, sc
         format!("{time:<20}"),
         format!("{state:<7}"),
         format!("{severity:<8}"),
-        format!("{kind:<15}"),
+        format!("{kind:<17}"),
         format!("{client:<24}"),
         format!("{score:>5}"),
     ]
@@ -230,6 +230,9 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
     for feature in anomaly.evidence.iter().flat_map(|evidence| &evidence.features) {
         text.push_str(&paint.text(Tone::Plain, &format!("    {}", measured(feature))));
         text.push('\n');
+    }
+    if !anomaly.benign_if.is_empty() {
+        text.push_str(&paint.text(Tone::Plain, &format!("    harmless if {}\n", anomaly.benign_if)));
     }
     text
 }

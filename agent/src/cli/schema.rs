@@ -253,6 +253,8 @@ pub struct Anomaly {
     pub raised: Option<Timestamp>,
     /// One sentence.
     pub summary: String,
+    /// What would have to be true for it to be harmless.
+    pub benign_if: String,
     /// Exchanges it rests on.
     pub exchanges: u64,
     /// Features that decided.

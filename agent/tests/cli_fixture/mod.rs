@@ -182,6 +182,7 @@ pub fn anomalies() -> Vec<Anomaly> {
         };
     vec![
         Anomaly {
+            benign_if: "it is a scheduler that somebody at the client's runs".to_owned(),
             atlas_technique: "AML.T0005.001".to_owned(),
             atlas_technique_name: "Train Proxy via Replication".to_owned(),
             evidence: Some(Evidence {

@@ -177,6 +177,7 @@ impl From<&v1::Anomaly> for Anomaly {
             features: all(&evidence.features),
             series: all(&evidence.series),
             summary: evidence.summary,
+            benign_if: anomaly.benign_if.clone(),
         }
     }
 }
