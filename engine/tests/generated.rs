@@ -11,10 +11,9 @@ use hydrometer_engine::{
 };
 use serde_json::Value;
 
-use traffic::{HOUR, Traffic};
+use traffic::Traffic;
 
-const END: f64 = 66.0 * HOUR;
-const RELEASE: (u16, f64) = (8003, 33.0 * HOUR);
+const HOUR: f64 = 3600.0;
 const BENIGN: usize = 150;
 
 /// An alert as it stands at the end.

@@ -4,9 +4,10 @@
 //! reach: for the whole recording, for halves of the clients and of the campaigns, and for parts of its days. The
 //! engine gets each exchange when it ended, once, and the time of the recording; it never sees a label.
 
+mod generated;
 mod split;
+mod table;
 mod target;
-#[allow(dead_code, reason = "the benign clients here are the recording's")]
 #[path = "../../tests/traffic/mod.rs"]
 mod traffic;
 
@@ -25,10 +26,7 @@ use hydrometer_engine::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    split::{Labels, Split},
-    traffic::Traffic,
-};
+use crate::split::{Labels, Split};
 
 /// Judge the engine by labelled traffic.
 #[derive(Parser)]
@@ -42,9 +40,12 @@ struct Arguments {
     /// The whole recording only
     #[arg(long)]
     whole: bool,
-    /// Also other campaigns of the same kinds, generated from so many seeds
+    /// Also traffic generated from so many seeds, and its campaigns among the recording's benign clients
     #[arg(long, default_value_t = 0)]
     seeds: u64,
+    /// Also what is found of each kind without the rule that was made for it, for so many of the seeds
+    #[arg(long, default_value_t = 0)]
+    without: u64,
     /// Show each campaign, and each false alert
     #[arg(long)]
     explain: bool,
@@ -67,40 +68,25 @@ fn main() -> Result<()> {
     let splits = if arguments.whole { vec![Split::WHOLE] } else { Split::ALL.to_vec() };
     for split in splits {
         let part: Vec<&Exchange> = exchanges.iter().filter(|exchange| split.has(exchange, &labels)).collect();
-        let run = run(&part, &labels.releases());
-        show(&arguments, split.name, &labels, &labels.of(&split), &run)?;
+        let run = run(&part, with(labels.releases()));
+        show(&arguments, split.name, &labels.of(&split), &run)?;
     }
-    let mut claims = Vec::new();
-    for seed in 0..arguments.seeds {
-        let release = labels.releases().first().map_or((0, 0.0), |release| (release.port, release.at_s));
-        let mut variants = Traffic::new(seed);
-        variants.attacked(release, 3.0 * split::DAY);
-        let benign = exchanges.iter().filter(|exchange| labels.role(&exchange.client.to_string()).is_some());
-        let mut part: Vec<&Exchange> = benign.chain(&variants.exchanges).collect();
-        part.sort_by_key(|exchange| exchange.start + exchange.duration);
-        let run = run(&part, &labels.releases());
-        let mut truth = labels.of(&Split::WHOLE);
-        truth["campaigns"] = variants.campaigns.into();
-        show(&arguments, &format!("variants {seed}"), &labels, &truth, &run)?;
-        let opened = run.alerts.iter().filter(|alert| alert.state == State::Open);
-        claims.extend(opened.map(|alert| (alert.score, is_true(alert, &labels))));
-    }
-    if !claims.is_empty() {
-        println!("\n== reliability, over all seeds");
-        target::print_reliability(&claims);
+    if arguments.seeds > 0 {
+        generated::judge(&arguments, arguments.seeds)?;
+        generated::judge_among(&arguments, arguments.seeds, &exchanges, &labels)?;
     }
     Ok(())
 }
 
 /// Scores a run and prints what came of it.
-fn show(arguments: &Arguments, name: &str, labels: &Labels, truth: &Value, run: &Run) -> Result<()> {
+fn show(arguments: &Arguments, name: &str, truth: &Value, run: &Run) -> Result<Value> {
     let figures = score(arguments, name, truth, &run.alerts)?;
     println!("\n== {name}");
     if arguments.explain {
-        explain(&figures, &run.alerts, labels);
+        explain(&figures, &run.alerts, truth);
     }
     target::print(&figures, run);
-    Ok(())
+    Ok(figures)
 }
 
 /// All exchanges, in the order in which they ended.
@@ -118,10 +104,15 @@ fn read(path: &Path) -> Result<Vec<Exchange>> {
     Ok(exchanges)
 }
 
+/// Settings as they come, and what an operator would have announced.
+fn with(releases: Vec<Release>) -> EngineConfig {
+    EngineConfig { releases, ..EngineConfig::default() }
+}
+
 /// Feeds exchanges as they ended, and moves the time on once a second.
-fn run(exchanges: &[&Exchange], releases: &[Release]) -> Run {
+fn run(exchanges: &[&Exchange], config: EngineConfig) -> Run {
     let began = cpu_seconds();
-    let mut engine = Engine::new(EngineConfig { releases: releases.to_vec(), ..EngineConfig::default() });
+    let mut engine = Engine::new(config);
     let mut alerts = Vec::new();
     let mut second = exchanges.first().map_or(0, |first| first.start.0 / 1_000_000_000);
     for exchange in exchanges {
@@ -177,9 +168,14 @@ fn line(alert: &Anomaly) -> Value {
 }
 
 /// Whether most of those it accuses are not benign.
-fn is_true(alert: &Anomaly, labels: &Labels) -> bool {
+fn is_true(alert: &Anomaly, truth: &Value) -> bool {
     let accused = clients(alert).count();
-    clients(alert).filter(|client| labels.role(&client.to_string()).is_none()).count() * 2 >= accused
+    clients(alert).filter(|client| role(truth, *client).is_none()).count() * 2 >= accused
+}
+
+/// The role of a benign client.
+fn role(truth: &Value, client: ClientId) -> Option<&str> {
+    truth["benign"][client.to_string()].as_str()
 }
 
 /// The members of a campaign, or the one client.
@@ -188,26 +184,19 @@ fn clients(alert: &Anomaly) -> impl Iterator<Item = ClientId> + '_ {
     alert.members.iter().map(|member| member.client).chain(alone)
 }
 
-fn explain(figures: &Value, alerts: &[Anomaly], labels: &Labels) {
+fn explain(figures: &Value, alerts: &[Anomaly], truth: &Value) {
     for campaign in figures["per_campaign"].as_array().into_iter().flatten() {
         println!("{campaign}");
     }
     for alert in alerts.iter().filter(|alert| alert.state == State::Open) {
-        let client = alert.client.to_string();
-        if !alert.members.is_empty() {
-            println!(
-                "campaign: {:.0} {}: {}",
-                alert.raised.as_secs_f64(),
-                alert.kind,
-                alert.evidence.summary
-            );
-        } else if let Some(role) = labels.role(&client) {
-            println!(
-                "false: {:.0} {} {client} ({role}): {}",
-                alert.raised.as_secs_f64(),
-                alert.kind,
-                alert.evidence.summary
-            );
-        }
+        let what = if is_true(alert, truth) { "true" } else { "false" };
+        let role = role(truth, alert.client).unwrap_or("campaign");
+        println!(
+            "{what}: {:.0} {} {} ({role}): {}",
+            alert.raised.as_secs_f64(),
+            alert.kind,
+            alert.client,
+            alert.evidence.summary
+        );
     }
 }

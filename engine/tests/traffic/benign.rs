@@ -1,126 +1,150 @@
-//! Benign clients, and those that look like campaigns but are none.
+//! Benign clients: people and programs, each with sizes, hours and habits of its own.
 
-use super::{HOUR, STACKS, Shape, Traffic};
+use super::{DAY, HOUR, Shape, Traffic};
 
 impl Traffic {
-    /// People and applications of all sizes and habits, and the look-alikes: health checks, a monitoring vendor, an office
-    /// behind one address, nightly batches, a regression run each hour, and a flash crowd.
-    pub(crate) fn benign(&mut self, count: usize, end: f64) {
-        for _ in 0..count {
-            self.person(end);
+    /// So many clients, in a mix that the seed draws.
+    pub(crate) fn benign(&mut self, count: usize) {
+        let mix: Vec<f64> = (0..6).map(|_| self.dice.scale(0.05, 1.0)).collect();
+        let all: f64 = mix.iter().sum();
+        for kind in [Self::person, Self::application, Self::agent, Self::retrieval, Self::summarizer, Self::tester]
+            .into_iter()
+            .zip(mix)
+            .flat_map(|(kind, part)| std::iter::repeat_n(kind, (part / all * count as f64).round() as usize))
+        {
+            kind(self);
         }
-        for interval in [10.0, 30.0, 60.0] {
-            self.probe(interval, end);
-        }
-        for _ in 0..12 {
-            self.probe(45.0, end);
-        }
-        self.office(end);
-        for start in [2.0, 3.5] {
-            self.nightly(start, end);
-        }
-        self.hourly(end);
-        let start = self.start();
-        self.crowd(start);
     }
 
-    /// Sessions of bursts, at hours of its own, with sizes of its own.
-    fn person(&mut self, end: f64) {
-        let (client, mut shape) = (self.next_client(), self.anything());
-        shape.request_sigma = self.dice.between(0.05, 1.0);
-        shape.tokens_sigma = self.dice.between(0.2, 1.0);
-        let sessions = self.dice.lognormal(1.5, 0.8) / HOUR;
-        let (burst, gap) = (self.dice.lognormal(8.0, 1.0), self.dice.lognormal(2.5, 1.0));
-        let mut at = self.dice.pause(1.0 / sessions);
-        while at < end {
-            let asks = self.dice.pause(burst).min(400.0) as u32 + 1;
-            for _ in 0..asks {
+    /// Sessions of questions at hours of its own; half of them sleep.
+    fn person(&mut self) {
+        let (client, mut shape) = (self.client("person"), self.shape());
+        shape.request_sigma = self.dice.between(0.2, 1.0);
+        shape.tokens_sigma = self.dice.between(0.3, 1.0);
+        let (asks, gap) = (self.dice.lognormal(8.0, 0.7), self.dice.lognormal(30.0, 0.8));
+        let apart = HOUR / self.dice.lognormal(0.6, 0.8);
+        let wakes = self.dice.chance(0.5).then(|| self.dice.between(0.0, 24.0));
+        let mut at = self.dice.pause(apart);
+        while at < self.end {
+            for _ in 0..self.dice.pause(asks) as u32 + 1 {
+                at += self.ask(client, at, &shape) + self.dice.lognormal(gap, 0.9);
+            }
+            at += self.dice.pause(apart);
+            if let Some(wakes) = wakes {
+                at = awake(at, wakes);
+            }
+        }
+    }
+
+    /// Requests of its users as they come, in bursts, day and night; often of nearly constant size.
+    fn application(&mut self) {
+        let (client, mut shape) = (self.client("application"), self.shape());
+        if self.dice.chance(0.3) {
+            shape.request_sigma = self.dice.between(0.01, 0.1);
+            shape.tokens_sigma = self.dice.between(0.02, 0.3);
+            shape.tokens = shape.tokens.min(200.0);
+        }
+        let (burst, gap) = (self.dice.scale(1.0, 25.0), self.dice.scale(0.05, 5.0));
+        let (apart, peak) = (self.dice.scale(60.0, 1500.0), self.dice.between(0.0, 24.0));
+        let mut at = self.dice.pause(apart);
+        while at < self.end {
+            for _ in 0..self.dice.pause(burst) as u32 + 1 {
                 self.ask(client, at, &shape);
                 at += self.dice.lognormal(gap, 1.0);
             }
-            // Half of them sleep.
-            let is_night = client.to_bits().is_multiple_of(2) && !(7.0..22.0).contains(&(at / HOUR % 24.0));
-            at += self.dice.pause(1.0 / sessions) * if is_night { 5.0 } else { 1.0 };
+            let busy = 1.0 + 0.7 * ((at / HOUR - peak) / 24.0 * std::f64::consts::TAU).cos();
+            at += self.dice.pause(apart / busy);
         }
     }
 
-    /// One small question, always answered alike.
-    fn probe(&mut self, interval: f64, end: f64) {
-        let client = self.next_client();
-        let shape = Shape { request: 420.0, request_sigma: 0.002, tokens: 10.0, cap: 10.0, ..self.whole() };
-        let mut at = self.dice.between(0.0, interval);
-        while at < end {
+    /// Steps in a tight loop, each as soon as the last is answered, with a context that grows.
+    fn agent(&mut self) {
+        let (client, mut shape) = (self.client("agent"), self.shape());
+        let first = self.dice.scale(3000.0, 20_000.0);
+        shape.tokens = self.dice.scale(30.0, 300.0);
+        shape.request_sigma = 0.03;
+        let (steps, tool) = (self.dice.scale(4.0, 40.0), self.dice.scale(0.1, 4.0));
+        let (apart, wakes) = (self.dice.scale(0.3, 4.0) * HOUR, self.dice.between(0.0, 24.0));
+        let mut at = self.dice.pause(apart);
+        while at < self.end {
+            shape.request = first;
+            for _ in 0..self.dice.pause(steps) as u32 + 2 {
+                at += self.ask(client, at, &shape) + self.dice.lognormal(tool, 0.8);
+                shape.request += self.dice.pause(first * 0.3);
+            }
+            at = awake(at + self.dice.pause(apart), wakes);
+        }
+    }
+
+    /// Huge contexts with short answers, at random.
+    fn retrieval(&mut self) {
+        let (client, mut shape) = (self.client("retrieval"), self.shape());
+        shape.request = self.dice.scale(15_000.0, 150_000.0);
+        shape.request_sigma = self.dice.between(0.1, 0.5);
+        shape.tokens = self.dice.scale(40.0, 400.0);
+        let (apart, wakes) = (self.dice.scale(60.0, 900.0), self.dice.between(0.0, 24.0));
+        let mut at = self.dice.pause(apart);
+        while at < self.end {
             self.ask(client, at, &shape);
-            at += interval + self.dice.between(0.0, 0.05);
+            at = awake(at + self.dice.pause(apart), wakes);
         }
     }
 
-    /// Many people behind one address, with many stacks.
-    fn office(&mut self, end: f64) {
-        let client = self.next_client();
-        for n in 0..8 {
-            let mut shape = self.anything();
-            shape.stack = STACKS[n % STACKS.len()];
-            let mut at = self.dice.pause(HOUR);
-            while at < end {
-                for _ in 0..6 {
-                    self.ask(client, at, &shape);
-                    at += self.dice.pause(40.0);
-                }
-                at += self.dice.pause(2.0 * HOUR);
+    /// Answers of thousands of tokens: reports and code, some over a slow link.
+    fn summarizer(&mut self) {
+        let (client, mut shape) = (self.client("long answers"), self.shape());
+        shape.tokens = self.dice.scale(1000.0, 4000.0);
+        shape.tokens_sigma = 0.4;
+        shape.cap = 16_384.0;
+        shape.streamed = true;
+        if self.dice.chance(0.3) {
+            shape.model.tokens_per_s = self.dice.scale(1.0, 10.0);
+        }
+        let (asks, apart) = (self.dice.scale(1.0, 8.0), self.dice.scale(0.3, 3.0) * HOUR);
+        let mut at = self.dice.pause(apart);
+        while at < self.end {
+            for _ in 0..self.dice.pause(asks) as u32 + 1 {
+                at += self.ask(client, at, &shape) + self.dice.lognormal(40.0, 1.0);
             }
+            at += self.dice.pause(apart);
         }
     }
 
-    /// One after the other, as soon as the answer is there, once a night.
-    fn nightly(&mut self, hour: f64, end: f64) {
-        let client = self.next_client();
-        let shape = Shape { request_sigma: 0.23, tokens: 110.0, ..self.whole() };
-        let mut day = 0.0;
-        while day + hour * HOUR < end {
-            let mut at = day + hour * HOUR;
-            for _ in 0..1500 {
-                at += self.ask(client, at, &shape) + 0.05;
-            }
-            day += 24.0 * HOUR;
+    /// Someone's tests, a few at a time, whenever code is pushed.
+    fn tester(&mut self) {
+        let (client, mut shape) = (self.client("tests"), self.shape());
+        shape.request_sigma = self.dice.between(0.2, 0.8);
+        shape.tokens = self.dice.scale(10.0, 300.0);
+        let (cases, workers) = (self.dice.count(10, 120), self.dice.count(1, 8));
+        let (apart, wakes) = (self.dice.scale(0.5, 4.0) * HOUR, self.dice.between(0.0, 24.0));
+        let mut at = self.dice.pause(apart);
+        while at < self.end {
+            self.pool(&[client], &shape, workers, at, cases);
+            at = awake(at + 600.0 + self.dice.pause(apart), wakes);
         }
     }
 
-    /// Sixty cases of all sizes, each hour.
-    fn hourly(&mut self, end: f64) {
-        let client = self.next_client();
-        let shape = Shape { request_sigma: 0.6, ..self.whole() };
-        for hour in 0..(end / HOUR) as u32 {
-            let mut at = f64::from(hour) * HOUR;
-            for _ in 0..60 {
-                at += self.ask(client, at, &shape) + 0.1;
-            }
+    /// So many workers ask one after the other until `count` requests are made; returns when they are.
+    pub(super) fn pool(
+        &mut self,
+        clients: &[std::net::Ipv4Addr],
+        shape: &Shape,
+        workers: usize,
+        start: f64,
+        count: usize,
+    ) -> f64 {
+        let mut free = vec![start; workers];
+        for _ in 0..count {
+            let client = self.dice.pick(clients);
+            let next = (0..workers).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or_default();
+            free[next] += self.ask(client, free[next], shape) + self.dice.pause(0.1);
         }
+        free.into_iter().fold(start, f64::max)
     }
+}
 
-    /// Sixty people who heard of it at the same time, each with questions of their own.
-    fn crowd(&mut self, start: f64) {
-        for _ in 0..60 {
-            let (client, shape) = (self.next_client(), self.anything());
-            let mut at = start + self.dice.pause(0.5 * HOUR);
-            for _ in 0..40 {
-                self.ask(client, at, &shape);
-                at += self.dice.pause(120.0);
-            }
-        }
-    }
-
-    fn anything(&mut self) -> Shape {
-        let mut shape = self.shape();
-        shape.request = self.dice.lognormal(1800.0, 0.9);
-        shape.tokens = self.dice.lognormal(150.0, 1.2).min(1000.0);
-        shape.cap = 4096.0;
-        shape.tokens_sigma = 0.6;
-        shape.streamed = self.dice.next() < 0.5;
-        shape
-    }
-
-    fn whole(&mut self) -> Shape {
-        Shape { streamed: false, ..self.shape() }
-    }
+/// The next moment of the fourteen hours after waking.
+pub(super) fn awake(at: f64, wakes: f64) -> f64 {
+    let since = (at / HOUR - wakes).rem_euclid(24.0);
+    if since <= 14.0 { at } else { at + (24.0 - since) * HOUR % DAY }
 }
