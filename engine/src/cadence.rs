@@ -1,8 +1,9 @@
 //! How surely a client keeps time, told from gap to gap.
 //!
 //! Page's CUSUM (1954) of the log-likelihood ratio between two ways of asking: at intervals that
-//! scatter log-normally by `sigma` about their median, and at random (exponential gaps of the same
-//! median). One sum for each of four scatters, from a metronome to an agent that is told to jitter.
+//! scatter log-normally by `sigma` about their median, and without a beat of one's own: at random (exponential
+//! gaps of the same median) or as people read and loops wait for answers (log-normal gaps that scatter by
+//! [`UNSTEADY`]), half of them each. One sum for each of four scatters, from a metronome to an agent that is told to jitter.
 //! Each gap may also be an exception, so a night's pause costs little.
 //!
 //! A sum is evidence in nats: exp(sum) times likelier under regular asking since it last was zero.
@@ -11,6 +12,9 @@ use crate::{Nanos, trail::Trail};
 
 /// Scatter of the four kinds of regularity.
 const SIGMAS: [f64; 4] = [0.01, 0.03, 0.1, 0.3];
+
+/// Scatter of gaps that nobody keeps even: people's reading times, loops that wait for answers and tools.
+const UNSTEADY: f64 = 0.6;
 
 /// Share of the gaps that may be anything.
 const EXCEPTIONS: f64 = 0.05;
@@ -95,7 +99,9 @@ impl Cadence {
 fn ratio(gap: f64, sigma: f64) -> f64 {
     let gap = gap.clamp(1e-4, MOST_MEDIANS);
     let rate = std::f64::consts::LN_2;
-    let random = rate * (-rate * gap).exp();
-    let regular = (-0.5 * (gap.ln() / sigma).powi(2)).exp() / (gap * sigma * std::f64::consts::TAU.sqrt());
-    ((1.0 - EXCEPTIONS) * regular / random + EXCEPTIONS).ln()
+    let log_normal = |sigma: f64| {
+        (-0.5 * (gap.ln() / sigma).powi(2)).exp() / (gap * sigma * std::f64::consts::TAU.sqrt())
+    };
+    let usual = (rate * (-rate * gap).exp()).midpoint(log_normal(UNSTEADY));
+    ((1.0 - EXCEPTIONS) * log_normal(sigma) / usual + EXCEPTIONS).ln()
 }

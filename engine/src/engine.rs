@@ -320,7 +320,9 @@ impl Engine {
             // What is open stays open on less, so that it does not flap.
             let ease = if has { 0.5 } else { 1.0 };
             let threshold = || self.norms.threshold(detector.as_ref(), id, self.share);
-            if nats > 0.0 && nats >= threshold() * ease {
+            // What a campaign tells need not be told of each member.
+            let is_told = || !has && self.campaigns.has(id, kind);
+            if nats > 0.0 && nats >= threshold() * ease && !is_told() {
                 let Some(account) = detector.explain(&subject) else { continue };
                 let last_seen = client.trail.newest().map_or(now, |mark| mark.start);
                 let finding = account.finding(nats - threshold(), detector.scale(), last_seen);

@@ -158,7 +158,10 @@ impl Campaigns {
             return;
         }
         let mut near = self.index.near(&profile);
-        near.retain(|(entry, _)| now.since(entry.last) <= FRESH);
+        // Whoever is in a campaign already explains nothing else.
+        near.retain(|(entry, _)| {
+            now.since(entry.last) <= FRESH && !self.member_of.contains_key(&entry.client)
+        });
         let inner: Vec<&Entry> =
             near.iter().filter(|(_, distance)| *distance <= RADIUS).map(|(entry, _)| entry).collect();
         let nats = crowding(inner.len(), near.len() - inner.len());
@@ -205,6 +208,12 @@ impl Campaigns {
             is_open
         });
         changes
+    }
+
+    /// Whether the client is in a campaign that is told as `kind`.
+    pub(crate) fn has(&self, client: ClientId, kind: AnomalyKind) -> bool {
+        let Some(number) = self.member_of.get(&client) else { return false };
+        self.open.iter().any(|campaign| campaign.number == *number && campaign.told_kind == kind && campaign.revision > 0)
     }
 
     pub(crate) fn forget(&mut self, client: ClientId) {
@@ -287,7 +296,7 @@ impl Campaigns {
         let number = self.next;
         self.next += 1;
         let mut members = BTreeMap::new();
-        for entry in inner.iter().filter(|entry| !self.member_of.contains_key(&entry.client)) {
+        for entry in inner {
             let part = Part {
                 first: entry.first,
                 last: entry.last,
