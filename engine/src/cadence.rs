@@ -3,18 +3,26 @@
 //! Page's CUSUM (1954) of the log-likelihood ratio between two ways of asking: at intervals that
 //! scatter log-normally by `sigma` about their median, and without a beat of one's own: at random (exponential
 //! gaps of the same median) or as people read and loops wait for answers (log-normal gaps that scatter by
-//! [`UNSTEADY`]), half of them each. One sum for each of four scatters, from a metronome to an agent that is told to jitter.
-//! Each gap may also be an exception, so a night's pause costs little.
+//! [`UNSTEADY`]), whichever explains the gap better. One sum for each of four scatters, from a metronome to an agent that is told to jitter.
+//! Each gap may also be an exception, so a night's pause costs little. A gap between two small answers of one size does
+//! not count: a probe, or a library that tries again while the service answers with an error, learns nothing.
 //!
 //! A sum is evidence in nats: exp(sum) times likelier under regular asking since it last was zero.
 
-use crate::{Nanos, trail::Trail};
+use crate::{
+    Nanos,
+    trail::{Mark, Trail},
+};
 
 /// Scatter of the four kinds of regularity.
 const SIGMAS: [f64; 4] = [0.01, 0.03, 0.1, 0.3];
 
 /// Scatter of gaps that nobody keeps even: people's reading times, loops that wait for answers and tools.
 const UNSTEADY: f64 = 0.6;
+
+/// Answers have one size when they differ by this share at most, and are small up to so many bytes.
+const ONE_SIZE_SPREAD: f64 = 0.02;
+const SMALL_ANSWER_BYTES: u32 = 4096;
 
 /// Share of the gaps that may be anything.
 const EXCEPTIONS: f64 = 0.05;
@@ -49,7 +57,8 @@ impl Cadence {
     /// Takes in the gaps that no late exchange is likely to divide any more.
     pub(crate) fn feed(&mut self, trail: &Trail) {
         let settled = trail.len() - trail.len() / 16;
-        let starts: Vec<Nanos> = trail.iter().take(settled).map(|mark| mark.start).collect();
+        let marks: Vec<&Mark> = trail.iter().take(settled).collect();
+        let starts: Vec<Nanos> = marks.iter().map(|mark| mark.start).collect();
         let gaps: Vec<f64> = starts.windows(2).map(|pair| pair[1].since(pair[0]).as_secs_f64()).collect();
         if gaps.len() < LEAST_GAPS {
             return;
@@ -60,10 +69,13 @@ impl Cadence {
         let mut sorted = gaps.clone();
         let middle = sorted.len() / 2;
         let median = *sorted.select_nth_unstable_by(middle, f64::total_cmp).1;
-        for (gap, at) in gaps.iter().zip(&starts[1..]) {
-            if *at > self.until {
-                self.add(*gap, median.max(1e-3), *at);
-                self.until = *at;
+        for (gap, pair) in gaps.iter().zip(marks.windows(2)) {
+            let at = pair[1].start;
+            if at > self.until {
+                if !is_repeated(pair[0], pair[1]) {
+                    self.add(*gap, median.max(1e-3), at);
+                }
+                self.until = at;
             }
         }
     }
@@ -95,6 +107,12 @@ impl Cadence {
     }
 }
 
+/// Whether both answers are one small answer.
+fn is_repeated(one: &Mark, other: &Mark) -> bool {
+    let (less, more) = (one.answer_bytes.min(other.answer_bytes), one.answer_bytes.max(other.answer_bytes));
+    more <= SMALL_ANSWER_BYTES && f64::from(more - less) <= ONE_SIZE_SPREAD * f64::from(more)
+}
+
 /// Log-likelihood ratio of one gap, in medians.
 fn ratio(gap: f64, sigma: f64) -> f64 {
     let gap = gap.clamp(1e-4, MOST_MEDIANS);
@@ -102,6 +120,6 @@ fn ratio(gap: f64, sigma: f64) -> f64 {
     let log_normal = |sigma: f64| {
         (-0.5 * (gap.ln() / sigma).powi(2)).exp() / (gap * sigma * std::f64::consts::TAU.sqrt())
     };
-    let usual = (rate * (-rate * gap).exp()).midpoint(log_normal(UNSTEADY));
+    let usual = (rate * (-rate * gap).exp()).max(log_normal(UNSTEADY));
     ((1.0 - EXCEPTIONS) * log_normal(sigma) / usual + EXCEPTIONS).ln()
 }

@@ -123,6 +123,11 @@ impl Sums {
         (f64::from(self.request_ln_squared) / requests - mean * mean).max(0.0).sqrt()
     }
 
+    /// Mean time that an answer takes.
+    pub(crate) fn seconds_per_answer(&self) -> Duration {
+        Duration::from_secs_f64(f64::from(self.busy_s.max(0.0)) / f64::from(self.requests.max(1)))
+    }
+
     /// Mean number of requests in progress.
     pub(crate) fn concurrency(&self) -> f64 {
         f64::from(self.busy_s) / f64::from(self.gap_s).max(1.0)

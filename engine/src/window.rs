@@ -34,6 +34,9 @@ const FULL_SEGMENT_BYTES: u32 = 1200;
 const SLOT: Duration = Duration::from_secs(10);
 const SLOTS: usize = 60;
 
+/// Spans whose numbers of requests can be compared.
+const LEAST_SPANS: usize = 10;
+
 /// What the ring remembers of one exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
@@ -133,6 +136,34 @@ impl Window {
     /// Requests that began after `from` and not after `to`.
     pub(crate) fn requests_between(&self, from: Nanos, to: Nanos) -> u64 {
         self.counts(from, to).requests
+    }
+
+    /// Evidence, in nats, that requests do not come at random: their number varies less from one span of the ring to the next
+    /// (the variance over the mean, for which random arrivals have a chi-squared distribution, bounded by Chernoff). So do
+    /// the requests of a pool of workers that has a list to finish, over spans of a few answers each. `answer` is
+    /// how long one takes; 0 with less than ten spans.
+    pub(crate) fn steadiness(&self, now: Nanos, answer: Duration) -> f64 {
+        let slots = (2.0 * answer.as_secs_f64() / SLOT.as_secs_f64()).ceil().max(1.0) as u32;
+        let span = SLOT * slots;
+        // The newest are not known before they end.
+        let end = now - span;
+        let spans = SLOTS as u32 / slots - 1;
+        let mut counts = (0..spans)
+            .map(|n| end - span * n)
+            .map(|end| self.requests_between(end - span, end) as f64)
+            .collect::<Vec<f64>>();
+        while counts.last() == Some(&0.0) {
+            counts.pop();
+        }
+        // The oldest that is left may have begun within its span.
+        counts.pop();
+        if counts.len() < LEAST_SPANS {
+            return 0.0;
+        }
+        let freedom = counts.len() as f64 - 1.0;
+        let mean = counts.iter().sum::<f64>() / counts.len() as f64;
+        let ratio = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / mean.max(1e-9) / freedom;
+        if ratio >= 1.0 { 0.0 } else { freedom / 2.0 * (ratio - 1.0 - ratio.max(1e-3).ln()) }
     }
 
     /// Features over the `window` that ends at `now`.

@@ -158,15 +158,14 @@ impl Campaigns {
             return;
         }
         let mut near = self.index.near(&profile);
-        // Whoever is in a campaign already explains nothing else.
-        near.retain(|(entry, _)| {
-            now.since(entry.last) <= FRESH && !self.member_of.contains_key(&entry.client)
-        });
+        near.retain(|(entry, _)| now.since(entry.last) <= FRESH);
         let inner: Vec<&Entry> =
             near.iter().filter(|(_, distance)| *distance <= RADIUS).map(|(entry, _)| entry).collect();
         let nats = crowding(inner.len(), near.len() - inner.len());
+        // One client beside a campaign is none.
+        let free = inner.iter().filter(|entry| !self.member_of.contains_key(&entry.client)).count();
         let together = || self.per_minute(inner.iter().map(|entry| entry.client), now);
-        if nats >= bounds.threshold && (!profile.repeats || together() > bounds.busiest_minute) {
+        if free > 1 && nats >= bounds.threshold && (!profile.repeats || together() > bounds.busiest_minute) {
             self.found(report, &profile, &inner, (nats, nats - bounds.threshold), now);
         }
     }
@@ -296,7 +295,7 @@ impl Campaigns {
         let number = self.next;
         self.next += 1;
         let mut members = BTreeMap::new();
-        for entry in inner {
+        for entry in inner.iter().filter(|entry| !self.member_of.contains_key(&entry.client)) {
             let part = Part {
                 first: entry.first,
                 last: entry.last,

@@ -2,7 +2,7 @@
 //!
 //! Rule. Over the last ten to fifteen minutes, nine at least, the client asked ten questions a minute or more that
 //! differ in size (20 % or more about their mean), and got 256 tokens or more each. The evidence is how much more evenly they came than at
-//! random ([`Sums::evenness`]), and how unusual their cost is among the most costly ten minutes of other clients; it must
+//! random ([`Sums::evenness`], [`Window::steadiness`](crate::window::Window::steadiness)), and how unusual their cost is among the most costly ten minutes of other clients; it must
 //! be in the highest fifth.
 //! People and applications ask in bursts, a pool of workers that has a list to finish does not.
 //!
@@ -45,8 +45,13 @@ fn candidate(subject: &Subject<'_>) -> Option<Sums> {
         && f64::from(sums.requests) >= LEAST_REQUESTS_PER_S * sums.seconds()
         && sums.request_spread() >= LEAST_REQUEST_SPREAD
         && sums.tokens_per_answer() >= LEAST_ANSWER_TOKENS
-        && sums.evenness() > 0.0;
+        && subject.norms.costs.without(subject.id).surprise(sums.cost()) >= UNUSUAL;
     is_candidate.then_some(sums)
+}
+
+/// A limiter shows in the gaps, a pool of several workers only in how many requests come in a minute.
+fn evenness(subject: &Subject<'_>, sums: &Sums) -> f64 {
+    sums.evenness().max(subject.window.steadiness(subject.now, sums.seconds_per_answer()))
 }
 
 impl Detector for BulkExtraction {
@@ -61,7 +66,8 @@ impl Detector for BulkExtraction {
     fn weigh(&self, subject: &Subject<'_>) -> f64 {
         candidate(subject).map_or(0.0, |sums| {
             let cost = subject.norms.costs.without(subject.id).surprise(sums.cost());
-            if cost < UNUSUAL { 0.0 } else { cost + sums.evenness() }
+            let evenness = evenness(subject, &sums);
+            if evenness > 0.0 { cost + evenness } else { 0.0 }
         })
     }
 
@@ -93,11 +99,11 @@ impl Detector for BulkExtraction {
                     },
                     FeatureEvidence {
                         feature: "evenness",
-                        value: sums.evenness(),
+                        value: evenness(subject, &sums),
                         baseline: 0.0,
                         unit: "nats",
                         compared_with: ComparedWith::Limit,
-                        deviation: sums.evenness(),
+                        deviation: evenness(subject, &sums),
                     },
                 ],
                 series: vec![subject.window.rate_series(subject.now)],

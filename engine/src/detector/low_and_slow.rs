@@ -6,8 +6,8 @@
 //! - either it waits: the median pause from the end of an answer to the next request is at least 0.35 s;
 //! - or it keeps time: starts are at least twice as regular as the answers' durations.
 //!
-//! So a loop that asks again as soon as it has its answer does not count. Nor does who gets one small answer most
-//! of the time: a probe, or a library that tries again while the service answers with an error, learns nothing.
+//! So a loop that asks again as soon as it has its answer does not count. Nor do gaps between small
+//! answers of one size: a probe, or a library that tries again while the service answers with an error, learns nothing.
 //!
 //! Evidence: the pace, its scatter, how many gaps and hours it lasted; the last gaps themselves.
 //!
@@ -23,7 +23,7 @@ use crate::{
     anomaly::{AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Series, Severity},
     baseline::Spread,
     cadence::Sum,
-    trail::{Digest, Mark, quantile},
+    trail::Mark,
     window::{Gaps, standard_deviation},
 };
 
@@ -39,10 +39,6 @@ const DELIBERATE_PAUSE_S: f64 = 0.35;
 /// How much more regular than the durations starts must be to keep time by themselves.
 const STEADIER_THAN_DURATIONS: f64 = 2.0;
 
-/// Most answers have one size when they lie within this share of their median, and are small up to so many bytes.
-const ONE_SIZE_SPREAD: f64 = 0.02;
-const SMALL_ANSWER_BYTES: f64 = 4096.0;
-
 /// CV of arrivals that are independent of each other, and how it varies over a dozen of them.
 const RANDOM_CV: Spread = Spread { median: 1.0, mad: 0.17 };
 
@@ -56,8 +52,7 @@ fn best(subject: &Subject<'_>) -> Option<(f64, Sum)> {
     let counts = |sigma: f64, sum: &Sum| sum.nats > 0.0 && (sigma < LOOSE || sum.seconds >= LOOSE_FOR_S);
     let (sigma, sum) = subject.cadence.best(counts)?;
     let marks: Vec<&Mark> = subject.trail.iter().collect();
-    let is_own = (waits(&marks) || keeps_time(&marks)) && !learns_nothing(subject.digest);
-    is_own.then_some((sigma, sum))
+    (waits(&marks) || keeps_time(&marks)).then_some((sigma, sum))
 }
 
 impl Detector for LowAndSlow {
@@ -148,13 +143,4 @@ fn keeps_time(marks: &[&Mark]) -> bool {
     let gaps = Gaps::of(marks.iter().map(|mark| mark.start));
     let scatter = standard_deviation(&durations);
     scatter > 0.0 && scatter >= STEADIER_THAN_DURATIONS * standard_deviation(&gaps.0)
-}
-
-/// Whether more than half of the answers are one small answer.
-fn learns_nothing(digest: &Digest) -> bool {
-    let answers = &digest.answer_bytes;
-    let median = quantile(answers, 0.5);
-    let below = answers.partition_point(|bytes| *bytes < median * (1.0 - ONE_SIZE_SPREAD));
-    let within = answers.partition_point(|bytes| *bytes <= median * (1.0 + ONE_SIZE_SPREAD)) - below;
-    median <= SMALL_ANSWER_BYTES && within * 2 > answers.len()
 }
