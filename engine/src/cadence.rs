@@ -117,9 +117,8 @@ fn is_repeated(one: &Mark, other: &Mark) -> bool {
 fn ratio(gap: f64, sigma: f64) -> f64 {
     let gap = gap.clamp(1e-4, MOST_MEDIANS);
     let rate = std::f64::consts::LN_2;
-    let log_normal = |sigma: f64| {
-        (-0.5 * (gap.ln() / sigma).powi(2)).exp() / (gap * sigma * std::f64::consts::TAU.sqrt())
-    };
+    let log_normal =
+        |sigma: f64| (-0.5 * (gap.ln() / sigma).powi(2)).exp() / (gap * sigma * std::f64::consts::TAU.sqrt());
     let usual = (rate * (-rate * gap).exp()).max(log_normal(UNSTEADY));
     ((1.0 - EXCEPTIONS) * log_normal(sigma) / usual + EXCEPTIONS).ln()
 }

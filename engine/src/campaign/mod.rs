@@ -212,7 +212,9 @@ impl Campaigns {
     /// Whether the client is in a campaign that is told as `kind`.
     pub(crate) fn has(&self, client: ClientId, kind: AnomalyKind) -> bool {
         let Some(number) = self.member_of.get(&client) else { return false };
-        self.open.iter().any(|campaign| campaign.number == *number && campaign.told_kind == kind && campaign.revision > 0)
+        self.open
+            .iter()
+            .any(|campaign| campaign.number == *number && campaign.told_kind == kind && campaign.revision > 0)
     }
 
     pub(crate) fn forget(&mut self, client: ClientId) {

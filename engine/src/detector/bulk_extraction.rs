@@ -1,7 +1,7 @@
 //! `bulk_extraction`: many varied questions with long answers, from workers that never rest.
 //!
 //! Rule. Over the last ten to fifteen minutes, nine at least, the client asked ten questions a minute or more that
-//! differ in size (20 % or more about their mean), and got 256 tokens or more each. The evidence is how much more evenly they came than at
+//! differ in size (20 % or more about their mean), and got 256 tokens or more each, more than one at a time. The evidence is how much more evenly they came than at
 //! random ([`Sums::evenness`], [`Window::steadiness`](crate::window::Window::steadiness)), and how unusual their cost is among the most costly ten minutes of other clients; it must
 //! be in the highest fifth.
 //! People and applications ask in bursts, a pool of workers that has a list to finish does not.
@@ -10,7 +10,8 @@
 //!
 //! Known false positives: a first batch job over varied documents, a load test with recorded prompts: give such a
 //! client a contract. Known misses: extraction that is paced to look like bursts; one that asks with constant
-//! sizes is `template_sweep`, one spread over addresses is a campaign; less than ten questions a minute.
+//! sizes is `template_sweep`, one spread over addresses is a campaign; less than ten questions a minute; a single
+//! worker that waits for each answer.
 //!
 //! ATLAS: AML.T0024.002, Extract AI Model.
 
@@ -33,6 +34,9 @@ const LEAST_REQUEST_SPREAD: f64 = 0.2;
 /// Answers a student can learn from; labels and short extracts are shorter.
 const LEAST_ANSWER_TOKENS: f64 = 256.0;
 
+/// A loop that waits for each answer, an agent's or any script's, has one request in progress at most.
+const LEAST_CONCURRENCY: f64 = 1.1;
+
 /// Nats of the highest fifth.
 const UNUSUAL: f64 = 1.609;
 
@@ -45,6 +49,7 @@ fn candidate(subject: &Subject<'_>) -> Option<Sums> {
         && f64::from(sums.requests) >= LEAST_REQUESTS_PER_S * sums.seconds()
         && sums.request_spread() >= LEAST_REQUEST_SPREAD
         && sums.tokens_per_answer() >= LEAST_ANSWER_TOKENS
+        && sums.concurrency() >= LEAST_CONCURRENCY
         && subject.norms.costs.without(subject.id).surprise(sums.cost()) >= UNUSUAL;
     is_candidate.then_some(sums)
 }

@@ -7,10 +7,13 @@ impl Traffic {
     pub(crate) fn benign(&mut self, count: usize) {
         let mix: Vec<f64> = (0..6).map(|_| self.dice.scale(0.05, 1.0)).collect();
         let all: f64 = mix.iter().sum();
-        for kind in [Self::person, Self::application, Self::agent, Self::retrieval, Self::summarizer, Self::tester]
-            .into_iter()
-            .zip(mix)
-            .flat_map(|(kind, part)| std::iter::repeat_n(kind, (part / all * count as f64).round() as usize))
+        for kind in
+            [Self::person, Self::application, Self::agent, Self::retrieval, Self::summarizer, Self::tester]
+                .into_iter()
+                .zip(mix)
+                .flat_map(|(kind, part)| {
+                    std::iter::repeat_n(kind, (part / all * count as f64).round() as usize)
+                })
         {
             kind(self);
         }

@@ -179,7 +179,8 @@ impl Traffic {
         let (mut shape, start) = (self.shape(), self.start());
         shape.request = self.dice.between(250.0, 900.0);
         shape.request_sigma = self.dice.between(0.005, 0.03);
-        (shape.tokens, shape.tokens_sigma, shape.streamed) = (self.dice.between(1.0, 40.0).round(), 0.0, false);
+        (shape.tokens, shape.tokens_sigma, shape.streamed) =
+            (self.dice.between(1.0, 40.0).round(), 0.0, false);
         let clients = if many { self.several(12, 50) } else { self.several(1, 1) };
         let per_s = if many { self.dice.between(40.0, 120.0) } else { self.dice.between(20.0, 60.0) };
         let length = self.dice.between(600.0, 1500.0);

@@ -108,11 +108,15 @@ impl Traffic {
         self.exchanges.sort_by_key(|exchange| exchange.start + exchange.duration);
     }
 
+    pub(crate) fn days(&self) -> f64 {
+        self.end / DAY
+    }
+
     /// As in a file of labels.
     #[allow(dead_code, reason = "the test judges without a file")]
     pub(crate) fn labels(&self) -> Value {
         json!({
-            "days": self.end / DAY,
+            "days": self.days(),
             "release": { "port": self.release.port, "t": self.release.at_s },
             "benign": self.benign,
             "campaigns": self.campaigns,
