@@ -153,7 +153,8 @@ impl Engine {
             self.compare(id, &digest, now);
         }
         let bounds = bounds(&self.norms, &self.config, self.share);
-        changes.extend(self.campaigns.advance(&bounds, &self.config.lifecycle, now));
+        let campaigns = self.campaigns.advance(&bounds, &self.config.lifecycle, now).into_iter();
+        changes.extend(campaigns.filter(|campaign| !self.config.disabled.contains(&campaign.kind)));
         changes.extend(self.ledgers.advance(&self.config.lifecycle, now));
         self.renew_open(now, &mut changes);
         self.sweep(now);

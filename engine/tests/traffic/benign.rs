@@ -29,7 +29,7 @@ impl Traffic {
         let wakes = self.dice.chance(0.5).then(|| self.dice.between(0.0, 24.0));
         let mut at = self.dice.pause(apart);
         while at < self.end {
-            for _ in 0..self.dice.pause(asks) as u32 + 1 {
+            for _ in 0..=self.dice.pause(asks) as u32 {
                 at += self.ask(client, at, &shape) + self.dice.lognormal(gap, 0.9);
             }
             at += self.dice.pause(apart);
@@ -51,7 +51,7 @@ impl Traffic {
         let (apart, peak) = (self.dice.scale(60.0, 1500.0), self.dice.between(0.0, 24.0));
         let mut at = self.dice.pause(apart);
         while at < self.end {
-            for _ in 0..self.dice.pause(burst) as u32 + 1 {
+            for _ in 0..=self.dice.pause(burst) as u32 {
                 self.ask(client, at, &shape);
                 at += self.dice.lognormal(gap, 1.0);
             }
@@ -106,7 +106,7 @@ impl Traffic {
         let (asks, apart) = (self.dice.scale(1.0, 8.0), self.dice.scale(0.3, 3.0) * HOUR);
         let mut at = self.dice.pause(apart);
         while at < self.end {
-            for _ in 0..self.dice.pause(asks) as u32 + 1 {
+            for _ in 0..=self.dice.pause(asks) as u32 {
                 at += self.ask(client, at, &shape) + self.dice.lognormal(40.0, 1.0);
             }
             at += self.dice.pause(apart);

@@ -144,7 +144,7 @@ impl Traffic {
 
     /// One of the stacks in use, some more popular than others.
     fn stack(&mut self) -> &'static str {
-        let most = (1.0 - self.favour.powi(-(STACKS.len() as i32))) / self.favour.ln();
+        let most = (1.0 - self.favour.powf(-(STACKS.len() as f64))) / self.favour.ln();
         let rank = -(1.0 - self.dice.next() * most * self.favour.ln()).max(1e-9).ln() / self.favour.ln();
         STACKS[(rank as usize).min(STACKS.len() - 1)]
     }
