@@ -21,7 +21,7 @@ const SIGMAS: [f64; 4] = [0.01, 0.03, 0.1, 0.3];
 const UNSTEADY: f64 = 0.6;
 
 /// Answers have one size when they differ by this share at most, and are small up to so many bytes.
-const ONE_SIZE_SPREAD: f64 = 0.02;
+const ONE_SIZE_SPREAD: f64 = 0.005;
 const SMALL_ANSWER_BYTES: u32 = 4096;
 
 /// Share of the gaps that may be anything.
