@@ -5,9 +5,9 @@ mod traffic;
 
 use hydrometer_engine::{Engine, EngineConfig, Exchange, Nanos};
 
-use traffic::{HOUR, Traffic};
+use traffic::Traffic;
 
-const END: f64 = 34.0 * HOUR;
+const END: f64 = 34.0 * 3600.0;
 const SECOND: u64 = 1_000_000_000;
 
 /// What an analyst would see of an anomaly.
@@ -18,8 +18,9 @@ fn anomalies_do_not_depend_on_the_order_of_exchanges_within_a_second() {
     let seeds = if std::env::var_os("HYDROMETER_FULL").is_some() { 0..6 } else { 0..1 };
     for seed in seeds {
         let mut traffic = Traffic::new(seed);
-        traffic.benign(10, END);
-        traffic.attacked((8003, 33.0 * HOUR), END);
+        traffic.end = END;
+        traffic.benign(10);
+        traffic.attacked();
         let mut exchanges = traffic.exchanges;
         exchanges.retain(|exchange| exchange.start.as_secs_f64() < END);
         exchanges.sort_by_key(end);
