@@ -312,7 +312,7 @@ counters! {
     Desync = "desync",
     /// A packet held more TLS records or HTTP/2 frames than are walked at once; counts as a desync, too.
     RecordLimit = "record_limit",
-    /// The ring buffer for ClientHellos was full: the JA4 of one connection may be missing.
+    /// The ring buffer for the begins of connections was full: the JA4 or a round trip of one may be missing.
     HelloRingFull = "hello_ring_full",
     /// The ring buffer for what trusted proxies say was full: a client may be shown as its proxy.
     HeadRingFull = "head_ring_full",

@@ -91,19 +91,22 @@ fn entry<'a, T: Tables>(tables: &'a T, segment: &Segment) -> Option<&'a Client> 
 /// Whether a packet from the client shows that it reads what the server sends.
 #[inline(always)]
 fn is_proof(flow: &Flow, half: &ClientHalf, segment: &Segment) -> bool {
-    let answered = &flow.answered;
-    let greeting = answered.greeting.get();
-    if greeting == 0 {
+    if flow.answered.greeting.get() == 0 {
         return false;
     }
     if segment.transport == UDP {
         return half.unreported.packets >= UDP_PACKETS;
     }
+    half.flags & SYN_SEEN != 0 && completes_handshake(flow, half, segment)
+}
+
+/// Whether a packet acknowledges the server's newest SYN-ACK, and nothing behind it.
+#[inline(always)]
+pub(crate) fn completes_handshake(flow: &Flow, half: &ClientHalf, segment: &Segment) -> bool {
     segment.has(ACK)
         && !segment.has(SYN | RST)
-        && half.flags & SYN_SEEN != 0
-        && half.syn == answered.accepted.get()
-        && segment.ack == greeting
+        && half.syn == flow.answered.accepted.get()
+        && segment.ack == flow.answered.greeting.get()
 }
 
 /// Looks for a proof in a packet from the server. A host that has no connection with the client, or half a

@@ -38,7 +38,9 @@ pub struct Flow {
     pub closed: Shared32,
     /// Non-zero once the client has proven that it is there (`admission.rs`).
     pub proven: Shared32,
-    pad: Shared32,
+    /// When the server's newest words of a handshake left, microseconds, wrapping around; 0 where that is not known.
+    /// Published by egress.
+    pub(crate) greeted: Shared32,
     /// First packet, nanoseconds.
     pub first_seen: Shared64,
     /// Application bytes of ended requests.
@@ -408,6 +410,10 @@ pub(crate) const GUESSED: u8 = 32;
 
 /// In [`ClientHalf::flags`]: the client's entry knows of the flow.
 pub(crate) const SETTLED: u8 = 64;
+/// In [`ClientHalf::flags`]: the acknowledgement that completes the handshake was seen (TCP).
+pub(crate) const CONNECTED: u8 = 128;
+/// In [`ClientHalf::flags`]: the client's answer to the ServerHello was seen (TCP, where [`UPLOADS`] is nothing).
+pub(crate) const TURNED: u8 = 16;
 
 /// Egress's own state.
 #[repr(C)]

@@ -26,7 +26,19 @@ const MAX_DATAGRAMS: u8 = 8;
 /// Datagrams with Initial packets are padded to this (RFC 9000 section 14.1).
 const MIN_INITIAL: u32 = 1200;
 
-/// What is said of the bytes that follow in the ring buffer.
+/// What an event tells of the begin of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tells {
+    /// What the client said: its bytes follow.
+    Bytes = 0,
+    /// How long the client took to complete the TCP handshake.
+    TcpRoundTrip = 1,
+    /// How long the client took to answer the server's part of the TLS handshake.
+    TlsRoundTrip = 2,
+}
+
+/// What is said of the begin of a connection, and of the bytes that follow in the ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HelloEvent {
@@ -40,14 +52,17 @@ pub struct HelloEvent {
     pub client_port: u16,
     /// Service port, host order.
     pub server_port: u16,
-    /// Where in the client's stream the bytes begin (TCP), or the number of the datagram, from 0 (UDP).
+    /// Where in the client's stream the bytes begin (TCP), or the number of the datagram, from 0 (UDP); of a round
+    /// trip, how long it took, microseconds.
     pub position: u32,
     /// How many bytes follow.
     pub len: u32,
     /// IP protocol number.
     pub transport: u8,
+    /// [`Tells`].
+    pub tells: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 const _: () = assert!(size_of::<HelloEvent>() == 56);
@@ -60,6 +75,28 @@ impl HelloEvent {
         let words: [[u8; 8]; 7] = head.as_chunks().0.first_chunk().copied()?;
         let event = Self::from(words.map(u64::from_ne_bytes));
         Some((event, bytes.get(..event.len as usize)?))
+    }
+
+    /// What it tells.
+    pub const fn tells(&self) -> Tells {
+        match self.tells {
+            1 => Tells::TcpRoundTrip,
+            2 => Tells::TlsRoundTrip,
+            _ => Tells::Bytes,
+        }
+    }
+
+    /// Sets all but `position` and `len`.
+    #[inline(always)]
+    pub(crate) fn describe(&mut self, flow: &Flow, segment: &Segment, tells: Tells) {
+        self.client = segment.key.client;
+        self.server = segment.key.server;
+        self.flow_start = flow.first_seen.get();
+        self.client_port = u16::from_be(segment.key.client_port);
+        self.server_port = u16::from_be(segment.key.server_port);
+        self.transport = segment.transport;
+        self.tells = tells as u8;
+        self.pad = [0; 2];
     }
 }
 
@@ -98,15 +135,9 @@ fn hand_out<P: Packet, T: Tables>(
     len: u32,
 ) {
     let handed_out = tables.hello(packet, segment.payload, len, |event| {
-        event.client = segment.key.client;
-        event.server = segment.key.server;
-        event.flow_start = flow.first_seen.get();
-        event.client_port = u16::from_be(segment.key.client_port);
-        event.server_port = u16::from_be(segment.key.server_port);
+        event.describe(flow, segment, Tells::Bytes);
         event.position = position;
         event.len = len;
-        event.transport = segment.transport;
-        event.pad = [0; 3];
     });
     if !handed_out {
         tables.count(Counter::HelloRingFull);

@@ -12,6 +12,7 @@
 //!    │        tls.rs     TLS records, the ServerHello
 //!    │        http.rs    the first bytes of clear-text HTTP
 //!    │        hello.rs   the bytes of a ClientHello, for userspace
+//!    │        rtt.rs     how long the client takes to answer in the handshakes
 //!    │
 //! stage.rs    what only some packets need, each in a program of its own
 //! tunnel.rs   what is inside VXLAN, Geneve, GRE and IP in IP
@@ -50,6 +51,7 @@ pub mod packet;
 pub mod proxy;
 mod quic;
 mod request;
+mod rtt;
 pub mod stage;
 mod stream;
 mod tls;

@@ -376,6 +376,15 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn round_trip(&self, fill: impl FnOnce(&mut HelloEvent)) -> bool {
+        let Some(mut entry) = HELLOS.reserve::<HelloEvent>(0) else { return false };
+        // SAFETY: the entry has the size and alignment of the event, all of whose bytes `fill` sets.
+        fill(unsafe { &mut *entry.as_mut_ptr() });
+        entry.submit(0);
+        true
+    }
+
+    #[inline(always)]
     fn head<P: Packet>(
         &self,
         packet: &P,

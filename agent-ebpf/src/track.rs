@@ -18,6 +18,7 @@ use crate::{
     packet::{ACK, Direction, FIN, Outer, Packet, RST, SYN, Segment, Skip, UDP, parse},
     proxy, quic,
     request::{self, Work},
+    rtt,
     stage::Stage,
     tunnel::{self, Tunnels},
 };
@@ -92,7 +93,9 @@ pub unsafe trait Tables {
     /// Hands out `len` (1 to [`MAX_HELLO`](crate::hello::MAX_HELLO)) bytes at `at` of the packet; `fill`
     /// says what they are. Nothing where the packet ends before; `false` when there is no room.
     fn hello<P: Packet>(&self, packet: &P, at: u32, len: u32, fill: impl FnOnce(&mut HelloEvent)) -> bool;
-    /// Likewise with up to [`MAX_HEAD`](head::MAX_HEAD) bytes, which `fill` is shown; it sets how many of them go.
+    /// Hands out what `fill` says of the begin of a connection, without bytes.
+    fn round_trip(&self, fill: impl FnOnce(&mut HelloEvent)) -> bool;
+    /// Like `hello`, with up to [`MAX_HEAD`](head::MAX_HEAD) bytes, which `fill` is shown; it sets how many of them go.
     fn head<P: Packet>(
         &self,
         packet: &P,
@@ -168,6 +171,7 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
         restart(tables, flow, half, segment, half.doubtful_syn, now);
     }
     admission::ingress(tables, flow, half, segment, now);
+    rtt::ingress(tables, flow, half, segment, now);
     if segment.payload_len > 0 {
         send(packet, tables, flow, half, segment, work, now);
     }
@@ -225,6 +229,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
     if half.connection != connection {
         answer::connect(flow, half, connection);
     }
+    rtt::egress(tables, flow, half, segment);
     admission::egress(flow, segment);
     if segment.has(SYN) {
         half.stream.start(segment.seq.wrapping_add(1));

@@ -134,6 +134,8 @@ pub fn exchange(exchange: &Exchange) -> v1::Exchange {
         confidence: exchange.confidence,
         aborted: exchange.ending == Ending::Aborted,
         client_identity: identity(exchange.identity).into(),
+        tcp_round_trip: exchange.round_trips.tcp.map(duration),
+        tls_round_trip: exchange.round_trips.tls.map(duration),
     }
 }
 

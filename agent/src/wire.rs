@@ -9,7 +9,7 @@ use hydrometer_ebpf::{
     hello::HelloEvent,
 };
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Ipv6Prefix, Nanos, Protocol, Service,
+    Accuracy, ClientId, Ending, Exchange, Identity, Ipv6Prefix, Nanos, Protocol, RoundTrips, Service,
 };
 
 /// An exchange that has ended, before it is known on whose behalf it was asked.
@@ -48,6 +48,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
         confidence: confidence(accuracy, event.confidence),
         ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
         ja4: None,
+        round_trips: RoundTrips::default(),
     }
 }
 

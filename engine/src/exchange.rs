@@ -71,6 +71,20 @@ pub enum Identity {
     Forwarded,
 }
 
+/// How long the client's side took to answer in the handshakes of a connection, seen from the service; each `None`
+/// where it was not measured.
+///
+/// The TCP handshake is answered by whoever ends that connection, the TLS handshake by whoever holds its keys. So behind
+/// a relay that hands TLS on, `tls` is longer than `tcp` by the way from the relay to the client; without one,
+/// by what the client's cryptography takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundTrips {
+    /// SYN-ACK to the acknowledgement that completes the handshake.
+    pub tcp: Option<Duration>,
+    /// The server's part of the TLS handshake to the client's answer.
+    pub tls: Option<Duration>,
+}
+
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -111,4 +125,6 @@ pub struct Exchange {
     pub ending: Ending,
     /// JA4 fingerprint of the client's TLS ClientHello, where measured.
     pub ja4: Option<String>,
+    /// Round trips of the connection's handshakes.
+    pub round_trips: RoundTrips,
 }

@@ -33,7 +33,7 @@ pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
 pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, Release};
 pub use context::{Context, Contract, Infrastructure, Limits, ParseSelectorError, Selector};
 pub use engine::Engine;
-pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, Service};
+pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, RoundTrips, Service};
 pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
 pub use view::{ClientView, EngineLoss, EngineStats, Totals, WindowFeatures};
@@ -58,6 +58,7 @@ fn test_exchange() -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        round_trips: RoundTrips::default(),
         identity: Identity::Direct,
     }
 }

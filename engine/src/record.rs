@@ -1,14 +1,16 @@
 //! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
 //!
 //! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`,
-//! `confidence`, `ja4` and `client_identity`. What a line cannot say (the service's address, the client's port, how the exchange
+//! `confidence`, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
 //! ended) reads back as unknown.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Accuracy, ClientId, Ending, Exchange, Identity, Nanos, ParseClientIdError, Protocol, Service};
+use crate::{
+    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, ParseClientIdError, Protocol, RoundTrips, Service,
+};
 
 /// One exchange on one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +52,12 @@ pub struct ExchangeRecord {
     /// How it is known who asked.
     #[serde(default)]
     pub client_identity: Identity,
+    /// SYN-ACK to the acknowledgement that completes the TCP handshake, milliseconds; not there where not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_rtt_ms: Option<f64>,
+    /// The server's part of the TLS handshake to the client's answer, milliseconds; not there where not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_rtt_ms: Option<f64>,
 }
 
 /// A record that does not describe an exchange.
@@ -95,6 +103,8 @@ impl From<&Exchange> for ExchangeRecord {
             confidence: exchange.confidence,
             ja4: exchange.ja4.clone(),
             client_identity: exchange.identity,
+            tcp_rtt_ms: exchange.round_trips.tcp.map(millis),
+            tls_rtt_ms: exchange.round_trips.tls.map(millis),
         }
     }
 }
@@ -123,6 +133,10 @@ impl TryFrom<ExchangeRecord> for Exchange {
             confidence: record.confidence.map(|value| share("confidence", value)).transpose()?,
             ending: Ending::Complete,
             ja4: record.ja4,
+            round_trips: RoundTrips {
+                tcp: optional_millis("tcp_rtt_ms", record.tcp_rtt_ms)?,
+                tls: optional_millis("tls_rtt_ms", record.tls_rtt_ms)?,
+            },
         })
     }
 }
@@ -161,8 +175,14 @@ mod tests {
 
     #[test]
     fn a_written_line_has_the_promised_names_in_order() {
-        let record = ExchangeRecord { confidence: Some(0.9), ..serde_json::from_str(LINE).unwrap() };
+        let record = ExchangeRecord {
+            confidence: Some(0.9),
+            tcp_rtt_ms: Some(0.4),
+            tls_rtt_ms: Some(81.6),
+            ..serde_json::from_str(LINE).unwrap()
+        };
         let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(ExchangeRecord::from(&Exchange::try_from(record.clone()).unwrap()), record);
         let mut at = 0;
         for name in [
             "start",
@@ -181,6 +201,8 @@ mod tests {
             "confidence",
             "ja4",
             "client_identity",
+            "tcp_rtt_ms",
+            "tls_rtt_ms",
         ] {
             at += text[at..].find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {text}"));
         }

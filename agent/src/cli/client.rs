@@ -234,6 +234,8 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
             ("DURATION", Align::Right),
             ("RECORDS", Align::Right),
             ("REC MED", Align::Right),
+            ("TCP RTT", Align::Right),
+            ("TLS RTT", Align::Right),
             ("ACCURACY", Align::Left),
             ("END", Align::Left),
         ],
@@ -251,6 +253,8 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
             span(exchange.duration.as_ref()),
             units::count(u64::from(exchange.records)),
             units::bytes(f64::from(exchange.record_median_bytes)),
+            span(exchange.tcp_round_trip.as_ref()),
+            span(exchange.tls_round_trip.as_ref()),
             words::believed(words::accuracy(exchange.accuracy), exchange.confidence),
             if exchange.aborted { "aborted" } else { "complete" }.to_owned(),
         ];

@@ -208,6 +208,10 @@ pub struct Exchange {
     pub confidence: Option<f32>,
     /// Cut short.
     pub aborted: bool,
+    /// SYN-ACK to the acknowledgement that completes the TCP handshake.
+    pub tcp_rtt_ms: Option<f64>,
+    /// The server's part of the TLS handshake to the client's answer.
+    pub tls_rtt_ms: Option<f64>,
 }
 
 /// A client that belongs to a campaign.

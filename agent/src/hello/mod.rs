@@ -1,13 +1,19 @@
-//! From the first bytes of connections to JA4 fingerprints, and from those to exchanges.
+//! From the first bytes of connections to JA4 fingerprints, and from those, and from the round trips of their
+//! handshakes, to exchanges.
 //!
 //! In flow the events of the library (`hydrometer_ebpf::hello`), from the kernel or from a replay; exchanges get
-//! the fingerprint of their flow. Invariant: memory is bounded, whatever comes; what is given up is counted.
+//! the fingerprint and the round trips of their flow. Invariant: memory is bounded, whatever comes; what is given up is counted.
 
 mod ja4;
 mod quic;
 
-use hydrometer_ebpf::{hello::HelloEvent, packet::UDP};
-use hydrometer_engine::Exchange;
+use std::time::Duration;
+
+use hydrometer_ebpf::{
+    hello::{HelloEvent, Tells},
+    packet::UDP,
+};
+use hydrometer_engine::{Exchange, RoundTrips};
 
 pub use self::ja4::{Carrier, Ja4};
 use crate::{
@@ -23,7 +29,7 @@ const HANDSHAKE: u8 = 22;
 /// Type of the handshake message.
 const CLIENT_HELLO: u8 = 1;
 
-/// Fingerprints of flows.
+/// How flows began: fingerprints, round trips.
 #[derive(Debug)]
 pub struct Hellos {
     /// By the number of their flow.
@@ -32,17 +38,37 @@ pub struct Hellos {
     unfinished: Recent<Begin>,
     /// Those that could not be read.
     unreadable: u64,
+    /// Those of the handshakes, by the number of their flow.
+    round_trips: Recent<RoundTrips>,
 }
 
 impl Hellos {
-    /// Remembers the fingerprints of up to `flows` flows.
+    /// Remembers the begins of up to `flows` flows.
     pub fn new(flows: usize) -> Self {
-        Self { known: Recent::new(flows), unfinished: Recent::new(MAX_UNFINISHED), unreadable: 0 }
+        Self {
+            known: Recent::new(flows),
+            unfinished: Recent::new(MAX_UNFINISHED),
+            unreadable: 0,
+            round_trips: Recent::new(flows),
+        }
     }
 
-    /// Takes the bytes that an event tells of.
+    /// Takes an event, and the bytes that it tells of.
     pub fn take(&mut self, event: &HelloEvent, bytes: &[u8]) {
         let flow = wire::hello_flow(event);
+        let round_trip = Some(Duration::from_micros(event.position.into()));
+        match event.tells() {
+            Tells::Bytes => self.hello(flow, event, bytes),
+            Tells::TcpRoundTrip => self.round_trips.insert(flow, RoundTrips { tcp: round_trip, tls: None }),
+            Tells::TlsRoundTrip => {
+                let tcp = self.round_trips.get(flow).and_then(|known| known.tcp);
+                self.round_trips.insert(flow, RoundTrips { tcp, tls: round_trip });
+            }
+        }
+    }
+
+    /// Takes bytes of a ClientHello.
+    fn hello(&mut self, flow: u64, event: &HelloEvent, bytes: &[u8]) {
         if event.position != 0 && self.known.get(flow).is_some() {
             return;
         }
@@ -58,11 +84,14 @@ impl Hellos {
         }
     }
 
-    /// Gives an exchange the fingerprint of its flow. All events from before the exchange must have been
+    /// Gives an exchange the fingerprint and the round trips of its flow. All events from before the exchange must have been
     /// taken.
     pub fn identify(&mut self, exchange: &mut Exchange) {
         if let Some(ja4) = self.known.get(exchange.flow) {
             exchange.ja4 = Some(ja4.to_string());
+        }
+        if let Some(&mut round_trips) = self.round_trips.get(exchange.flow) {
+            exchange.round_trips = round_trips;
         }
     }
 

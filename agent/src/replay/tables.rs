@@ -354,6 +354,13 @@ unsafe impl Tables for Replay {
         true
     }
 
+    fn round_trip(&self, fill: impl FnOnce(&mut HelloEvent)) -> bool {
+        let mut event = HelloEvent::default();
+        fill(&mut event);
+        self.hellos.borrow_mut().push((event, Vec::new()));
+        true
+    }
+
     fn head<P: Packet>(
         &self,
         packet: &P,

@@ -269,6 +269,8 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         aborted,
         confidence: None,
         client_identity: ClientIdentity::Direct.into(),
+        tcp_round_trip: millis(12),
+        tls_round_trip: millis(13),
     };
     Some(GetClientResponse {
         client: Some(client),

@@ -9,7 +9,9 @@ mod lookalikes;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
-use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange, Identity, Nanos, Protocol, Release, Service};
+use hydrometer_engine::{
+    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, Protocol, Release, RoundTrips, Service,
+};
 use serde_json::{Value, json};
 
 use dice::Dice;
@@ -208,6 +210,7 @@ impl Traffic {
             identity: Identity::Direct,
             ending: Ending::Complete,
             ja4: Some(shape.stack.to_owned()),
+            round_trips: RoundTrips::default(),
         });
     }
 }
