@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -20,6 +20,18 @@ pub fn ask(
     address: IpAddr,
     uploads: &[usize],
 ) -> Result<()> {
+    ask_through(namespace, nginx, folder, address, uploads, None)
+}
+
+/// Likewise, through a relay.
+pub fn ask_through(
+    namespace: &Namespace,
+    nginx: &Nginx,
+    folder: &Path,
+    address: IpAddr,
+    uploads: &[usize],
+    relay: Option<SocketAddr>,
+) -> Result<()> {
     let mut command = namespace.command("curl");
     for (n, &bytes) in uploads.iter().enumerate() {
         if n > 0 {
@@ -29,6 +41,9 @@ pub fn ask(
         command.args(["--interface", &address.to_string(), "--cacert"]).arg(nginx.certificate());
         // It would wait for a `100 Continue` before a long body, and nginx sends none.
         command.args(["--header", "Expect:"]);
+        if let Some(relay) = relay {
+            command.arg("--connect-to").arg(format!("::{relay}"));
+        }
         if bytes > 0 {
             let body = upload(folder, bytes)?;
             command.arg("--data-binary").arg(format!("@{}", body.display()));

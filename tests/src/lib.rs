@@ -25,6 +25,7 @@ pub mod openai;
 pub mod process;
 pub mod programs;
 pub mod python;
+pub mod relay;
 mod rpc;
 pub mod stack;
 pub mod tunnels;

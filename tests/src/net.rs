@@ -14,7 +14,7 @@ use std::{
         Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -159,18 +159,25 @@ impl Namespace {
     /// Runs `job` on a thread of its own inside this namespace: sockets that it opens, and interfaces that it names,
     /// are the namespace's. A panic in `job` is passed on.
     pub fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = self.path();
-        let file = File::open(&path)
-            .with_context(|| format!("cannot open the network namespace {}", path.display()))?;
         thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                move_into_link_name_space(rustix::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
-                    .with_context(|| format!("cannot enter the network namespace {}", path.display()))?;
-                Ok(job())
-            });
+            let inside = scope.spawn(|| enter(&self.path()).map(|()| job()));
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+
+    /// Begins `job` on a thread of its own inside this namespace, and does not wait for it.
+    pub fn spawn(&self, job: impl FnOnce() + Send + 'static) -> JoinHandle<Result<()>> {
+        let path = self.path();
+        thread::spawn(move || enter(&path).map(|()| job()))
+    }
+}
+
+/// Moves this thread, and those that it will start, into the network namespace that `path` holds.
+fn enter(path: &Path) -> Result<()> {
+    let file =
+        File::open(path).with_context(|| format!("cannot open the network namespace {}", path.display()))?;
+    move_into_link_name_space(rustix::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("cannot enter the network namespace {}", path.display()))
 }
 
 impl Drop for Namespace {

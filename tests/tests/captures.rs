@@ -314,6 +314,8 @@ fn an_exchange_has_every_field_that_readers_rely_on() {
         "protocol",
         "accuracy",
         "ja4",
+        "tcp_rtt_ms",
+        "tls_rtt_ms",
     ];
     promised.sort_unstable();
     assert_eq!(names, promised);
