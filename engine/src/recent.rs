@@ -1,11 +1,13 @@
 //! One client's last exchanges as they came, for whoever looks at the client.
 //!
 //! What its exchanges have in common (the client, services, JA4s) is kept once, beside this. Invariant: sorted by start,
-//! at most [`MAX_RECENT`] x 72 bytes, and what comes out equals what went in.
+//! at most [`MAX_RECENT`] x 88 bytes, and what comes out equals what went in (round trips to the microsecond).
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{Accuracy, ClientId, Ending, Exchange, Identity, Nanos, Protocol, Service, trail::Neighbours};
+use crate::{
+    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, Protocol, RoundTrips, Service, trail::Neighbours,
+};
 
 pub(crate) const MAX_RECENT: usize = 64;
 
@@ -27,6 +29,8 @@ struct Kept {
     answer_bytes: u64,
     records: u32,
     record_median: u32,
+    tcp_round_trip_us: u32,
+    tls_round_trip_us: u32,
     /// Not a number where nothing is estimated.
     confidence: f32,
     client_port: u16,
@@ -46,6 +50,7 @@ struct Traits {
 
 /// Where a figure or an entry is missing.
 const ABSENT: u64 = u64::MAX;
+const NO_ROUND_TRIP: u32 = u32::MAX;
 const NOWHERE: u8 = u8::MAX;
 
 impl Recent {
@@ -78,6 +83,9 @@ impl Recent {
 impl Kept {
     fn new(exchange: &Exchange, service: Option<usize>, ja4: Option<usize>) -> Self {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(ABSENT - 1);
+        let round_trip = |time: Option<Duration>| {
+            time.map_or(NO_ROUND_TRIP, |time| u32::try_from(time.as_micros()).unwrap_or(NO_ROUND_TRIP - 1))
+        };
         let index = |at: Option<usize>| at.and_then(|at| u8::try_from(at).ok()).unwrap_or(NOWHERE);
         Self {
             start: exchange.start,
@@ -89,6 +97,8 @@ impl Kept {
             answer_bytes: exchange.answer_bytes,
             records: exchange.records,
             record_median: exchange.record_median,
+            tcp_round_trip_us: round_trip(exchange.round_trips.tcp),
+            tls_round_trip_us: round_trip(exchange.round_trips.tls),
             confidence: exchange.confidence.unwrap_or(f32::NAN),
             client_port: exchange.client_port,
             port: exchange.service.port,
@@ -105,6 +115,8 @@ impl Kept {
 
     fn exchange(&self, client: ClientId, services: &[Service], ja4: &[String]) -> Exchange {
         let time = |nanos: u64| (nanos != ABSENT).then(|| Duration::from_nanos(nanos));
+        let round_trip =
+            |micros: u32| (micros != NO_ROUND_TRIP).then(|| Duration::from_micros(micros.into()));
         let Traits { protocol, accuracy, ending, identity } = self.traits;
         let unlisted = Service { address: None, port: self.port };
         Exchange {
@@ -126,6 +138,10 @@ impl Kept {
             confidence: (!self.confidence.is_nan()).then_some(self.confidence),
             ending,
             ja4: ja4.get(usize::from(self.ja4)).cloned(),
+            round_trips: RoundTrips {
+                tcp: round_trip(self.tcp_round_trip_us),
+                tls: round_trip(self.tls_round_trip_us),
+            },
         }
     }
 }
@@ -156,6 +172,7 @@ mod tests {
             ending: Ending::Aborted,
             identity: Identity::Forwarded,
             ja4: Some(ja4.clone()),
+            round_trips: RoundTrips { tcp: Some(Duration::ZERO), tls: Some(Duration::from_micros(81_600)) },
             ..test_exchange()
         };
         for exchange in [full, test_exchange()] {
