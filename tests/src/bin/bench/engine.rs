@@ -8,7 +8,8 @@ use std::{collections::HashMap, fs, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Identity, Nanos, Protocol, Service,
+    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Identity, Nanos, Protocol, RoundTrips,
+    Service,
 };
 
 /// Exchanges a second on one core that have to be reached.
@@ -155,6 +156,7 @@ fn exchange() -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: Some(STACK.to_owned()),
+        round_trips: RoundTrips::default(),
     }
 }
 
