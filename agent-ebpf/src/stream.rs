@@ -189,11 +189,13 @@ impl<const N: usize> Stream<N> {
         self.remaining = remaining;
     }
 
-    /// Gives up the boundary at `end`; returns the bytes up to there that no record header has told of.
+    /// Gives up the boundary at `end`; returns the bytes up to there that no record header has told of: none where
+    /// they are more than a window holds, since nobody knows then whether there ever were any.
     #[inline(always)]
     pub(crate) fn lose(&mut self, end: u32) -> u32 {
         let passed = after(end, self.next);
-        let uncounted = if passed > 0 { (passed as u32).saturating_sub(self.remaining) } else { 0 };
+        let believed = passed > 0 && passed as u32 <= MAX_WINDOW;
+        let uncounted = if believed { (passed as u32).saturating_sub(self.remaining) } else { 0 };
         self.reach(end);
         self.next = end;
         self.remaining = 0;
@@ -212,7 +214,7 @@ impl<const N: usize> Stream<N> {
     }
 
     /// Takes `len` bytes from `seq` of clear text. Returns how many are new, counting those of a gap
-    /// before them, and whether the segment itself is fresh or fills the newest gap.
+    /// before them if a window holds it, and whether the segment itself is fresh or fills the newest gap.
     #[inline(always)]
     pub(crate) fn take(&mut self, seq: u32, len: u32) -> Taken {
         let end = seq.wrapping_add(len);
@@ -235,7 +237,8 @@ impl<const N: usize> Stream<N> {
         let fresh = after(seq, self.high) >= 0;
         self.next = if gap { self.high } else { seq };
         self.high = end;
-        Taken { bytes: news as u32, fresh, fills: false, gap }
+        let bytes = if news as u32 <= MAX_WINDOW { news as u32 } else { len };
+        Taken { bytes, fresh, fills: false, gap }
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
 };
 
 use ipnet::IpNet;
@@ -217,21 +218,29 @@ impl Index {
     fn find(&self, client: ClientId, ja4: &[String], valid: impl Fn(usize) -> bool) -> Option<usize> {
         let named = match client {
             ClientId::Key(hash) => self.keys.get(&hash).copied().filter(|number| valid(*number)),
-            ClientId::V4(address) => self.find_network(mapped(address), 128, &valid),
+            ClientId::V4(address) => self.find_network(mapped(address), MAPPED..=128, &valid),
             ClientId::V6(network) => {
-                self.find_network(network.address().to_bits(), network.prefix().length(), &valid)
+                self.find_network(network.address().to_bits(), 0..=network.prefix().length(), &valid)
             }
         };
         named
             .or_else(|| ja4.iter().filter_map(|ja4| self.ja4.get(ja4).copied()).find(|number| valid(*number)))
     }
 
-    fn find_network(&self, address: u128, length: u8, valid: &impl Fn(usize) -> bool) -> Option<usize> {
-        let holding = self.networks.iter().filter(|(held, _)| *held <= length);
+    fn find_network(
+        &self,
+        address: u128,
+        lengths: RangeInclusive<u8>,
+        valid: &impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let holding = self.networks.iter().filter(|(held, _)| lengths.contains(held));
         let named = holding.filter_map(|(held, numbers)| numbers.get(&(address & mask(*held))).copied());
         { named }.find(|number| valid(*number))
     }
 }
+
+/// Bits before an IPv4 address that is mapped into IPv6: a network of fewer holds IPv6 clients alone.
+const MAPPED: u8 = 96;
 
 fn mask(length: u8) -> u128 {
     Ipv6Prefix::new(length).unwrap_or_default().mask()
@@ -244,7 +253,7 @@ fn mapped(address: Ipv4Addr) -> u128 {
 /// A network's first address and its length, in IPv6.
 fn bits(network: IpNet) -> (u128, u8) {
     match network.network() {
-        IpAddr::V4(address) => (mapped(address), network.prefix_len() + 96),
+        IpAddr::V4(address) => (mapped(address), network.prefix_len() + MAPPED),
         IpAddr::V6(address) => (Ipv6Addr::to_bits(address), network.prefix_len()),
     }
 }
@@ -304,6 +313,18 @@ mod tests {
         }
         assert!(known.is_infrastructure("198.51.100.9".parse().unwrap()));
         assert!(!known.is_infrastructure("198.51.100.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn all_clients_of_one_family_are_none_of_the_other() {
+        for (all, one, other) in
+            [("::/0", "2001:db8::1", "203.0.113.1"), ("0.0.0.0/0", "203.0.113.1", "2001:db8::1")]
+        {
+            let known =
+                Known::new(Context { contracts: vec![contract("all", &[all], None)], ..Context::default() });
+            let found = |client: &str| known.contract(client.parse().unwrap(), &[], Nanos(0));
+            assert_eq!((found(one), found(other)), (Some(0), None), "{all}");
+        }
     }
 
     #[test]

@@ -119,6 +119,66 @@ fn a_forged_begin_or_reset_changes_nothing() {
     }
 }
 
+/// A connection that waits is probed by the byte before the next, with or without one; a full window shows in bare
+/// acknowledgements.
+#[test]
+fn probes_of_a_connection_that_waits_change_nothing() {
+    let mut wire = Wire::new();
+    let turns = a_few_turns();
+    for flight in conversation(&turns, Tickets::BeforeTheRequest) {
+        wire.play(&flight, &[]);
+        for asks in [true, false] {
+            let before = wire.next[usize::from(asks)].wrapping_sub(1);
+            wire.send(asks, before, flags::ACK, &[]);
+            wire.send(asks, before, flags::ACK, &[0]);
+            wire.control(!asks, flags::ACK);
+        }
+    }
+    let events = wire.end();
+    assert_eq!(measured(&events), expected(&turns));
+    assert!(events.iter().all(|event| event.flags == 0), "{events:?}");
+}
+
+/// The client has said all it wants to; the server has not.
+#[test]
+fn an_answer_after_the_clients_end_is_whole() {
+    let mut wire = Wire::new();
+    let turns = a_few_turns();
+    let mut flights = conversation(&turns, Tickets::BeforeTheRequest);
+    let last = flights.pop().unwrap();
+    flights.iter().for_each(|flight| wire.play(flight, &[]));
+    wire.control(true, flags::FIN | flags::ACK);
+    wire.next[1] = wire.next[1].wrapping_add(1);
+    wire.play(&last, &[]);
+    wire.control(false, flags::FIN | flags::ACK);
+    wire.next[0] = wire.next[0].wrapping_add(1);
+    wire.control(true, flags::ACK);
+    let events = wire.end();
+    assert_eq!(measured(&events), expected(&turns));
+    assert!(events.iter().all(|event| event.flags == 0), "{events:?}");
+}
+
+#[test]
+fn data_far_ahead_of_its_connection_counts_for_no_more_than_it_is() {
+    const FORGED: usize = 900;
+    let clear = |begin: &[u8]| [begin, &[b'x'; 300]].concat();
+    let clear_text = [
+        Flight { asks: true, bytes: clear(b"POST /v1/chat/completions HTTP/1.1\r\n") },
+        Flight { asks: false, bytes: clear(b"HTTP/1.1 200 OK\r\n") },
+    ];
+    for conversation in [clear_text.to_vec(), conversation(&a_few_turns(), Tickets::BeforeTheRequest)] {
+        for ahead in [2 << 20, 0x4000_0000, 0x7fff_0000] {
+            let mut wire = Wire::new();
+            let sent: usize = conversation.iter().map(|flight| flight.bytes.len()).sum();
+            conversation.iter().for_each(|flight| wire.play(flight, &[]));
+            let guess = wire.next[1].wrapping_add(ahead);
+            wire.send(true, guess, flags::ACK, &[b'f'; FORGED]);
+            let counted: u64 = wire.end().iter().map(|event| event.request_bytes + event.answer_bytes).sum();
+            assert!(counted <= (sent + FORGED) as u64, "{counted} bytes of {sent}, {ahead} ahead");
+        }
+    }
+}
+
 #[test]
 fn ports_that_are_used_again_begin_a_new_connection() {
     // Closed in order, and not: the host forgot the connection, and the server agrees to another.
