@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hydrometer_proto::v1::AnomalyKind;
@@ -130,7 +130,7 @@ fn what_an_agent_found_outlives_it_while_the_control_plane_is_away() {
     };
     let mut agent = start(&control);
     control.kill().unwrap();
-    drop(ask_in_time(&stack, 14));
+    drop(ask_in_time(&stack, 20));
     let said = wait_for("an anomaly on disk", PATIENCE, || {
         let link = agent.status()?.control_plane.unwrap_or_default();
         let said = agent.anomalies()?;
@@ -165,14 +165,16 @@ fn what_an_agent_found_outlives_it_while_the_control_plane_is_away() {
     }
 }
 
-/// Asks on one connection, `requests` times, as a machine does.
-fn ask_in_time(stack: &Stack, requests: usize) -> Connection {
+/// Asks on one connection, `requests` times, as a machine does, for answers that differ.
+fn ask_in_time(stack: &Stack, requests: u32) -> Connection {
+    const PERIOD: Duration = Duration::from_millis(700);
     let connection = stack.network.client().run(|| {
         let mut connection = Connection::open((SERVER_V4, nginx::PORT).into()).unwrap();
-        for n in 0..requests {
-            // A cadence is its subject.
-            thread::sleep(Duration::from_millis(400));
-            connection.ask(n * 40).unwrap();
+        // A cadence is its subject: it keeps time, however long the answers take.
+        let begin = Instant::now();
+        for n in 1..=requests {
+            thread::sleep((begin + PERIOD * n).saturating_duration_since(Instant::now()));
+            connection.complete(8 * (1 + n as usize % 5)).unwrap();
         }
         connection
     });
@@ -306,8 +308,18 @@ impl Connection {
 
     /// Asks for the models, in a request with `padding` bytes more, and reads the whole answer.
     fn ask(&mut self, padding: usize) -> std::io::Result<()> {
-        let request =
-            format!("GET /v1/models HTTP/1.1\r\nHost: model\r\nX-Padding: {}\r\n\r\n", "x".repeat(padding));
+        let padding = "x".repeat(padding);
+        self.exchange(&format!("GET /v1/models HTTP/1.1\r\nHost: model\r\nX-Padding: {padding}\r\n\r\n"))
+    }
+
+    /// Asks the model for so many tokens, and reads the whole answer.
+    fn complete(&mut self, tokens: usize) -> std::io::Result<()> {
+        let body = format!(r#"{{"prompt": "Name a number.", "max_tokens": {tokens}, "ignore_eos": true}}"#);
+        let head = "POST /v1/completions HTTP/1.1\r\nHost: model\r\nContent-Type: application/json";
+        self.exchange(&format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+    }
+
+    fn exchange(&mut self, request: &str) -> std::io::Result<()> {
         self.0.get_mut().write_all(request.as_bytes())?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
