@@ -146,7 +146,9 @@ fn an_answer_after_the_clients_end_is_whole() {
     let turns = a_few_turns();
     let mut flights = conversation(&turns, Tickets::BeforeTheRequest);
     let last = flights.pop().unwrap();
-    flights.iter().for_each(|flight| wire.play(flight, &[]));
+    for flight in &flights {
+        wire.play(flight, &[]);
+    }
     wire.control(true, flags::FIN | flags::ACK);
     wire.next[1] = wire.next[1].wrapping_add(1);
     wire.play(&last, &[]);
@@ -170,7 +172,9 @@ fn data_far_ahead_of_its_connection_counts_for_no_more_than_it_is() {
         for ahead in [2 << 20, 0x4000_0000, 0x7fff_0000] {
             let mut wire = Wire::new();
             let sent: usize = conversation.iter().map(|flight| flight.bytes.len()).sum();
-            conversation.iter().for_each(|flight| wire.play(flight, &[]));
+            for flight in &conversation {
+                wire.play(flight, &[]);
+            }
             let guess = wire.next[1].wrapping_add(ahead);
             wire.send(true, guess, flags::ACK, &[b'f'; FORGED]);
             let counted: u64 = wire.end().iter().map(|event| event.request_bytes + event.answer_bytes).sum();
