@@ -78,6 +78,12 @@ pub enum SpoolError {
     },
 }
 
+impl SpoolError {
+    fn io(doing: &'static str, spool: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { doing, path: spool.to_owned(), error }
+    }
+}
+
 impl Spool {
     /// Opens the spool in `directory`, which is made where it is not there. Its files take at most `max_bytes`, or
     /// [`MIN_BYTES`] where that is less.
@@ -85,7 +91,7 @@ impl Spool {
     /// # Errors
     /// When another agent has it, or the file system refuses.
     pub fn open(directory: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
-        let failed = |doing| move |error| SpoolError::Io { doing, path: directory.to_owned(), error };
+        let failed = |doing| SpoolError::io(doing, directory);
         fs::create_dir_all(directory).map_err(failed("make"))?;
         let lock = File::create(directory.join("lock")).map_err(failed("lock"))?;
         lock.try_lock().map_err(|error| match error {
@@ -138,27 +144,25 @@ impl Spool {
         if let Some(content) = contents.iter().find(|content| content.len() > MAX_CONTENT) {
             return Err(SpoolError::TooLong(content.len()));
         }
-        self.write(contents).map_err(|error| SpoolError::Io {
-            doing: "write to",
-            path: self.directory.clone(),
-            error,
-        })
+        self.write(contents).map_err(SpoolError::io("write to", &self.directory))
     }
 
     fn write(&mut self, contents: &[Vec<u8>]) -> io::Result<()> {
         if self.segments.back().is_none_or(|last| last.length as u64 >= self.max_bytes / SEGMENTS) {
             self.segments.push_back(Segment::create(&self.directory, self.numbering, self.next())?);
         }
-        if let Some(last) = self.segments.back_mut() {
-            last.append(contents.iter().map(Vec::as_slice))?;
-        }
-        while self.segments.len() > 1 && self.bytes() > self.max_bytes {
+        // Room first: what is durable once has its numbers, and nothing may fail after that.
+        let coming: usize = contents.iter().map(|content| record::length_with(content)).sum();
+        while self.segments.len() > 1 && self.bytes() + coming as u64 > self.max_bytes {
             if let Some(oldest) = self.segments.pop_front() {
                 self.losses.forced_out += unacknowledged(&oldest, self.acknowledged);
                 oldest.remove()?;
             }
         }
-        Ok(())
+        match self.segments.back_mut() {
+            Some(last) => last.append(contents.iter().map(Vec::as_slice)),
+            None => Ok(()),
+        }
     }
 
     /// Reads the first record after the number `sequence`, if there is one.
@@ -168,11 +172,8 @@ impl Spool {
     pub fn after(&self, sequence: u64) -> Result<Option<(u64, Vec<u8>)>, SpoolError> {
         for segment in &self.segments {
             if segment.next() > sequence + 1
-                && let Some(found) = segment.after(sequence).map_err(|error| SpoolError::Io {
-                    doing: "read",
-                    path: self.directory.clone(),
-                    error,
-                })?
+                && let Some(found) =
+                    segment.after(sequence).map_err(SpoolError::io("read", &self.directory))?
             {
                 return Ok(Some(found));
             }
@@ -189,11 +190,7 @@ impl Spool {
         self.acknowledged = self.acknowledged.max(sequence.min(self.last()));
         while self.segments.len() > 1 && self.segments[0].next() <= self.acknowledged + 1 {
             if let Some(done) = self.segments.pop_front() {
-                done.remove().map_err(|error| SpoolError::Io {
-                    doing: "remove files of",
-                    path: self.directory.clone(),
-                    error,
-                })?;
+                done.remove().map_err(SpoolError::io("remove files of", &self.directory))?;
             }
         }
         Ok(())

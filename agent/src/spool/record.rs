@@ -60,6 +60,11 @@ pub(super) fn write(bytes: &mut Vec<u8>, sequence: u64, content: &[u8]) {
     bytes.extend(content);
 }
 
+/// Bytes that a record of this content takes.
+pub(super) fn length_with(content: &[u8]) -> usize {
+    HEAD + content.len()
+}
+
 /// Finds the records of `bytes` from `start` on; what is damaged is passed over.
 pub(super) fn scan(bytes: &[u8], start: usize) -> Scan {
     let mut found = Scan { end: start, ..Scan::default() };
