@@ -34,6 +34,10 @@ const TICKET_LEN: core::ops::RangeInclusive<u32> = 100..=1400;
 /// Tickets after which a connection gets no more: servers send two, or one on resumption.
 const MAX_TICKETS: u8 = 2;
 
+/// Two tickets leave one right after the other; an answer as long as the one before takes a request and some thought.
+/// Nanoseconds.
+const MAX_TICKETS_APART: u64 = 10_000_000;
+
 /// The connection began anew: so does this half.
 #[inline(always)]
 pub(crate) fn connect(flow: &Flow, half: &mut ServerHalf, connection: u32) {
@@ -115,17 +119,58 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     }
 }
 
-/// Whether this segment begins an answer for which no request line was seen: several requests came in
-/// one segment, which is not searched for them.
+/// Whether this segment begins an answer to a request that was taken for a part of the one before.
 #[inline(always)]
-pub(crate) fn begins_unasked<P: Packet>(
+pub(crate) fn begins_unasked<P: Packet, T: Tables>(
     packet: &P,
+    tables: &T,
     flow: &Flow,
     half: &mut ServerHalf,
     segment: &Segment,
 ) -> bool {
-    if protocol(flow.asked.mode.get()) != Protocol::Http1
-        || segment.payload_len < 12
+    match protocol(flow.asked.mode.get()) {
+        Protocol::Http1 => begins_unlisted(packet, flow, half, segment),
+        Protocol::Tls => follows_an_answer(packet, tables, flow, half, segment),
+        _ => false,
+    }
+}
+
+/// TLS: whether the pending record was an answer and no ticket, and the client asked again behind it. Of a service
+/// whose tickets are not known yet, this is the first that tells.
+#[inline(always)]
+fn follows_an_answer<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow,
+    half: &ServerHalf,
+    segment: &Segment,
+) -> bool {
+    let (asked, answered) = (&flow.asked, &flow.answered);
+    let pending = answered.pending.get();
+    let port = segment.key.server_port;
+    if pending == 0
+        || answered.turn.get() != asked.turn.get()
+        || asked.end.get() <= answered.pending_at.get()
+        || !half.stream.is_next(segment.seq)
+        || half.stream.remaining != 0
+        || tables.ticket_len(port).is_some()
+    {
+        return false;
+    }
+    let Some(record) = Record::at_start(packet, segment) else { return false };
+    let apart = tables.now() - answered.pending_at.get();
+    if record.kind != APPLICATION_DATA || record.len == pending && apart < MAX_TICKETS_APART {
+        return false;
+    }
+    tables.learn_ticket_len(port, 0);
+    true
+}
+
+/// Clear text: whether this is an answer for which no request line was seen: several requests came in one
+/// segment, which is not searched for them.
+#[inline(always)]
+fn begins_unlisted<P: Packet>(packet: &P, flow: &Flow, half: &mut ServerHalf, segment: &Segment) -> bool {
+    if segment.payload_len < 12
         || !half.stream.is_fresh(segment.seq)
         || !packet.load(segment.payload).is_some_and(http::is_final_answer)
     {
@@ -341,9 +386,13 @@ impl<T: Tables> Answer<'_, T> {
             self.ticket(len, 2);
             return true;
         }
-        if pending == self.tables.ticket_len(self.port) {
+        let learned = self.tables.ticket_len(self.port);
+        if learned == Some(pending) {
             self.ticket(pending, 1);
         } else {
+            if learned.is_none() {
+                self.tables.learn_ticket_len(self.port, 0);
+            }
             self.answered.add(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
         }
         false

@@ -428,14 +428,17 @@ fn settle<T: Tables>(
 }
 
 /// Whether the open turn is answered, where a lone first record that is as long as the service's
-/// session tickets is no answer.
+/// session tickets is no answer. Before it is known how long those are, the server's next record tells: then
+/// [`answer::begins_unasked`](crate::answer::begins_unasked) makes up for a request that went uncounted here.
 #[inline(always)]
 fn is_over<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) -> bool {
     if !flow.is_answered() {
         return false;
     }
     let pending = flow.answered.pending.get();
-    pending == 0 || flow.answered.records.get() > 0 || pending != tables.ticket_len(segment.key.server_port)
+    pending == 0
+        || flow.answered.records.get() > 0
+        || tables.ticket_len(segment.key.server_port).is_some_and(|len| len != pending)
 }
 
 /// Which records of the client are application data.

@@ -278,10 +278,10 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn ticket_len(&self, port: u16) -> u32 {
+    fn ticket_len(&self, port: u16) -> Option<u32> {
         match TICKETS.get(ticket_slot(port)) {
-            Some(&entry) if entry >> 16 == port as u32 => entry & 0xffff,
-            _ => 0,
+            Some(&entry) if entry >> 16 == port as u32 => Some(entry & 0xffff),
+            _ => None,
         }
     }
 

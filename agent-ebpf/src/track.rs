@@ -69,8 +69,9 @@ pub unsafe trait Tables {
     fn is_port(&self, port: u16) -> bool;
     /// Whether this is a service.
     fn is_service(&self, key: &ServiceKey) -> bool;
-    /// Length of the session tickets of the service at this port (network order); 0 when not learned.
-    fn ticket_len(&self, port: u16) -> u32;
+    /// Length of the session tickets of the service at this port (network order), 0 where it sends none; `None`
+    /// before that is learned.
+    fn ticket_len(&self, port: u16) -> Option<u32>;
     /// Learns that length.
     fn learn_ticket_len(&self, port: u16, len: u32);
     /// Whether a service on this port (network order) has answered with TLS.
@@ -236,7 +237,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
         flow.answered.accepted.set(segment.ack.wrapping_sub(1));
     }
     if segment.payload_len > 0 && segment.transport != UDP {
-        if answer::begins_unasked(packet, flow, half, segment) {
+        if answer::begins_unasked(packet, tables, flow, half, segment) {
             split(tables, flow, segment);
         }
         answer::segment(packet, tables, flow, half, segment, &mut work.position);

@@ -1,6 +1,6 @@
 //! A conversation between two TCP ends, segment by segment, into the native library.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use hydrometer_agent::{
     replay::{Captured, Replay},
@@ -80,6 +80,11 @@ impl Wire {
         *sent = (sent.0 + 1, sent.1 + frame.len() as u64 - 14);
         self.time += 1_000;
         self.replay.captured(&Captured { time: self.time, len: frame.len() as u32, bytes: &frame });
+    }
+
+    /// Time passes in which nothing is sent.
+    pub fn pass(&mut self, time: Duration) {
+        self.time += time.as_nanos() as u64;
     }
 
     /// Cuts `flight` at these places, counted modulo its length; returns the segments with their sequence numbers.

@@ -1,6 +1,8 @@
 //! The library natively: however a conversation is cut into segments, and whatever of it comes twice or late,
 //! the exchanges in it are the same. Needs no root.
 
+use std::time::Duration;
+
 use hydrometer_agent::replay::{Captured, Replay};
 use hydrometer_ebpf::abi::ExchangeEvent;
 use hydrometer_engine::Service;
@@ -116,6 +118,43 @@ fn a_forged_begin_or_reset_changes_nothing() {
         let events = wire.end();
         assert_eq!(measured(&events), expected(&turns));
         assert!(events.iter().all(|event| event.flags == 0), "{events:?}");
+    }
+}
+
+/// Of a service that nobody has asked before, nothing tells yet how long its tickets are.
+#[test]
+fn a_request_whose_body_comes_between_the_first_two_tickets_of_a_service_is_one() {
+    let mut wire = Wire::new();
+    let asks = |asks, size| Flight { asks, bytes: tls_record(size) };
+    let request = [asks(true, 230), asks(false, 249), asks(true, 500), asks(false, 249), asks(false, 1_500)];
+    for flight in handshake().into_iter().chain(request) {
+        wire.play(&flight, &[]);
+    }
+    assert_eq!(measured(&wire.end()), [(730, 1_500, 1)]);
+}
+
+/// A first answer that looks like a ticket: what comes behind it tells, and on the second connection it is known.
+#[test]
+fn short_answers_of_a_service_without_tickets_are_answers() {
+    for second in [880, 640] {
+        let mut wire = Wire::new();
+        let answer = |size| Turn { asked: vec![600], answered: vec![size] };
+        let turns = [answer(880), answer(second), answer(880)];
+        for flight in conversation(&turns, Tickets::None) {
+            // A model thinks.
+            wire.pass(Duration::from_millis(40));
+            wire.play(&flight, &[]);
+        }
+        wire.close();
+        let first = wire.replay.drain();
+        // Whose bytes the first two requests were is not known.
+        assert_eq!(measured(&first), [(1_200, 880, 1), (0, second as u64, 1), (600, 880, 1)]);
+        wire.pass(Duration::from_secs(1));
+        wire.connect();
+        for flight in conversation(&turns, Tickets::None) {
+            wire.play(&flight, &[]);
+        }
+        assert_eq!(measured(&wire.end()), expected(&turns));
     }
 }
 

@@ -332,7 +332,7 @@ impl Reader<'_> {
             return event.records > 0;
         }
         let learned = self.tickets.get(&u32::from(event.server_port & 0xff), 0).unwrap_or(0);
-        learned & 0xffff != pending
+        learned != u32::from(event.server_port.to_be()) << 16 | pending
     }
 }
 

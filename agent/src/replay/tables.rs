@@ -295,8 +295,8 @@ unsafe impl Tables for Replay {
         self.services.contains(key)
     }
 
-    fn ticket_len(&self, port: u16) -> u32 {
-        self.tickets.borrow().get(&port).copied().unwrap_or(0)
+    fn ticket_len(&self, port: u16) -> Option<u32> {
+        self.tickets.borrow().get(&port).copied()
     }
 
     fn learn_ticket_len(&self, port: u16, len: u32) {
