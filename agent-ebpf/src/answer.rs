@@ -52,8 +52,8 @@ pub(crate) fn connect(flow: &Flow, half: &mut ServerHalf, connection: u32) {
 /// Takes the usual segment of an established flow: an acknowledgement, or the next data of the answer under
 /// way, within one record. `false` for every other; then nothing has changed.
 ///
-/// The precise clock is read where an answer may end: with the last record of what the server had to send,
-/// which TCP marks.
+/// The time is that at which the server's socket sent it. Where that is not known the precise clock is read where an
+/// answer may end: with the last record of what the server had to send, which TCP marks.
 #[inline(always)]
 pub(crate) fn goes_on<P: Packet, T: Tables>(
     packet: &P,
@@ -85,7 +85,12 @@ pub(crate) fn goes_on<P: Packet, T: Tables>(
         answered.count(content);
     }
     if within.remaining == 0 {
-        answered.last.set(if segment.has(PSH) { tables.now() } else { tables.coarse_now() });
+        let last = match packet.sent_at() {
+            Some(time) => time,
+            None if segment.has(PSH) => tables.now(),
+            None => tables.coarse_now(),
+        };
+        answered.last.set(last);
     }
     true
 }

@@ -22,6 +22,11 @@ pub trait Packet {
     /// Fills `to` (which is not empty) with the bytes from `offset`; `false` where the frame ends before.
     fn copy(&self, offset: u32, to: &mut [u8]) -> bool;
 
+    /// When the frame's sender on this host sent it, monotonic nanoseconds; `None` where nobody says.
+    fn sent_at(&self) -> Option<u64> {
+        None
+    }
+
     /// `N` words of four bytes from `offset`, in network order. In the kernel each is one load, where bytes
     /// would be four.
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
@@ -91,6 +96,10 @@ pub enum Skip {
     /// It is nobody's whom we watch, if it is not a tunnel's.
     Other(Outer),
 }
+
+/// A frame that ends too soon. Told by `let … else`: through `ok_or` and `?` the words of a header would share their
+/// place with the reason, and be put together from bytes.
+const TRUNCATED: Skip = Skip::Lost(Counter::FrameTruncated);
 
 /// What lies behind the IP header of a packet that is nobody's whom we watch.
 #[repr(C)]
@@ -167,24 +176,25 @@ pub(crate) fn parse_packet<P: Packet>(
 /// The ethertype behind the VLAN tags of the frame at `start`, and where its packet begins.
 #[inline(always)]
 fn ethernet<P: Packet>(packet: &P, start: u32) -> Result<(u16, u32), Skip> {
-    let mut ethertype =
-        u16::from_be_bytes(packet.load(start + ETHERNET - 2).ok_or(Skip::Lost(Counter::FrameTruncated))?);
+    let Some(ethertype) = packet.load(start + ETHERNET - 2) else { return Err(TRUNCATED) };
+    let mut ethertype = u16::from_be_bytes(ethertype);
     let mut offset = start + ETHERNET;
     for _ in 0..MAX_VLAN_TAGS {
         if ethertype != VLAN && ethertype != QINQ {
             break;
         }
-        let tag: [u8; 4] = packet.load(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
+        let Some(tag) = packet.load::<4>(offset) else { return Err(TRUNCATED) };
         ethertype = u16::from_be_bytes([tag[2], tag[3]]);
         offset += 4;
     }
     Ok((ethertype, offset))
 }
 
-/// What the IP header says.
+/// What the IP header says, but for its addresses: only of who is watched are they read.
 struct Network {
-    source: Address,
-    destination: Address,
+    version: Version,
+    /// Where the addresses begin.
+    addresses: u32,
     protocol: u8,
     /// Where the transport header begins.
     transport: u32,
@@ -194,10 +204,15 @@ struct Network {
     bytes: u32,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V4,
+    V6,
+}
+
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
-    let header: [u32; 5] = packet.words(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
-    let [start, fragment, protocol, source, destination] = header;
+    let Some([start, fragment, protocol]) = packet.words(offset) else { return Err(TRUNCATED) };
     let start = u32::from_be(start);
     let header_len = (start >> 24 & 0x0f) * 4;
     if start >> 28 != 4 || header_len < 20 {
@@ -217,8 +232,8 @@ fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
         return Err(Skip::Lost(Counter::IpMalformed));
     }
     Ok(Network {
-        source: [0, 0, V4_MAPPED, source],
-        destination: [0, 0, V4_MAPPED, destination],
+        version: Version::V4,
+        addresses: offset + 12,
         protocol,
         transport: offset + header_len,
         end: offset + bytes,
@@ -228,25 +243,38 @@ fn ipv4<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, offset: u32) -> Result<Network, Skip> {
-    let header: [u32; 10] = packet.words(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
-    if u32::from_be(header[0]) >> 28 != 6 {
+    let Some([start, rest]) = packet.words(offset) else { return Err(TRUNCATED) };
+    if u32::from_be(start) >> 28 != 6 {
         return Err(Skip::Lost(Counter::IpMalformed));
     }
-    let payload = u32::from_be(header[1]) >> 16;
+    let payload = u32::from_be(rest) >> 16;
     let announced = if payload == 0 { 0 } else { payload + 40 };
     let bytes = total_length(packet, offset, announced)?;
-    let (protocol, transport) = extensions(packet, offset + 40, (u32::from_be(header[1]) >> 8) as u8)?;
+    let (protocol, transport) = extensions(packet, offset + 40, (u32::from_be(rest) >> 8) as u8)?;
     if transport > offset + bytes {
         return Err(Skip::Lost(Counter::IpMalformed));
     }
     Ok(Network {
-        source: [header[2], header[3], header[4], header[5]],
-        destination: [header[6], header[7], header[8], header[9]],
+        version: Version::V6,
+        addresses: offset + 8,
         protocol,
         transport,
         end: offset + bytes,
         bytes,
     })
+}
+
+impl Network {
+    /// Source and destination; `None` where the frame ends before.
+    #[inline(always)]
+    fn addresses<P: Packet>(&self, packet: &P) -> Option<(Address, Address)> {
+        if self.version == Version::V4 {
+            let [source, destination] = packet.words(self.addresses)?;
+            return Some(([0, 0, V4_MAPPED, source], [0, 0, V4_MAPPED, destination]));
+        }
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = packet.words(self.addresses)?;
+        Some(([s0, s1, s2, s3], [d0, d1, d2, d3]))
+    }
 }
 
 /// Bytes of the IP packet at `offset` that announces `announced`. Frames may be padded, so the frame
@@ -279,7 +307,7 @@ fn extensions<P: Packet>(packet: &P, mut offset: u32, mut next: u8) -> Result<(u
             FRAGMENT => 0,
             other => return Err(Skip::Other(Outer::new(other, offset))),
         };
-        let header: [u8; 4] = packet.load(offset).ok_or(Skip::Lost(Counter::FrameTruncated))?;
+        let Some(header) = packet.load::<4>(offset) else { return Err(TRUNCATED) };
         next = header[0];
         offset += match unit {
             8 => header[1] as u32 * 8 + 8,
@@ -299,12 +327,12 @@ fn transport<P: Packet>(
     network: &Network,
     watched: impl FnOnce(u16) -> bool,
 ) -> Result<Segment, Skip> {
-    let [ports] = packet.words(network.transport).ok_or(Skip::Lost(Counter::FrameTruncated))?;
+    let Some([ports]) = packet.words(network.transport) else { return Err(TRUNCATED) };
     let ports = u32::from_be(ports);
     let (source, destination) = (((ports >> 16) as u16).to_be(), (ports as u16).to_be());
-    let (client, server, client_port, server_port) = match direction {
-        Direction::Ingress => (network.source, network.destination, source, destination),
-        Direction::Egress => (network.destination, network.source, destination, source),
+    let (client_port, server_port) = match direction {
+        Direction::Ingress => (source, destination),
+        Direction::Egress => (destination, source),
     };
     if !watched(server_port) {
         if network.protocol == TCP {
@@ -313,10 +341,14 @@ fn transport<P: Packet>(
         let outer = Outer { port: destination, ..Outer::new(UDP, network.transport + 8) };
         return Err(Skip::Other(outer));
     }
+    let Some((source, destination)) = network.addresses(packet) else { return Err(TRUNCATED) };
+    let (client, server) = match direction {
+        Direction::Ingress => (source, destination),
+        Direction::Egress => (destination, source),
+    };
     let (flags, seq, ack, header_len) = match network.protocol {
         TCP => {
-            let header: [u32; 4] =
-                packet.words(network.transport).ok_or(Skip::Lost(Counter::FrameTruncated))?;
+            let Some(header) = packet.words::<4>(network.transport) else { return Err(TRUNCATED) };
             let [_, seq, ack, rest] = header.map(u32::from_be);
             ((rest >> 16) as u8, seq, ack, (rest >> 28) * 4)
         }

@@ -127,10 +127,29 @@ impl Programs {
 
     /// Runs a TC program on `frame`; returns its verdict and what a run took.
     pub fn tc(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<(u32, Duration)> {
+        self.tc_sent_at(name, frame, repeat, 0)
+    }
+
+    /// Likewise, on a frame of a socket that sent it at this time, monotonic nanoseconds, as those of TCP say.
+    pub fn tc_sent_at(
+        &mut self,
+        name: &str,
+        frame: &[u8],
+        repeat: u32,
+        time: u64,
+    ) -> Result<(u32, Duration)> {
+        // `tstamp` in `struct __sk_buff` (linux/bpf.h).
+        let mut context = [0; 160];
+        context[152..].copy_from_slice(&time.to_ne_bytes());
         let program: &mut SchedClassifier =
             self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
         let result = program
-            .test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() })
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                ctx_in: Some(&context),
+                repeat,
+                ..TestRunOptions::new()
+            })
             .with_context(|| format!("cannot run {name} on {} bytes", frame.len()))?;
         Ok((result.return_value, result.duration))
     }
