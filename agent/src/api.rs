@@ -15,11 +15,12 @@ use futures::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use hydrometer_engine::{ClientId, Ipv6Prefix};
+use hydrometer_engine::{Acknowledgement, ClientId, Ipv6Prefix, Mute, Target, anomaly::Remark};
 use hydrometer_proto::v1::{
-    Anomaly, ClientSort, GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse,
-    ListClientsRequest, ListClientsResponse, WatchAnomaliesRequest, WatchAnomaliesResponse,
-    WatchClientsRequest, WatchClientsResponse,
+    AcknowledgeRequest, AcknowledgeResponse, Anomaly, AnomalyState, ClientSort, GetClientRequest,
+    GetClientResponse, GetStatusRequest, GetStatusResponse, ListClientsRequest, ListClientsResponse,
+    ListMutesRequest, ListMutesResponse, MuteRequest, MuteResponse, UnmuteRequest, UnmuteResponse,
+    WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse,
     agent_server::{self, Agent, AgentServer},
 };
 use tokio::{
@@ -36,6 +37,7 @@ use tonic_reflection::{pb, server::Builder as Reflection};
 pub use crate::status::Identity;
 use crate::{
     convert,
+    mutes::{Mutes, MutesError, Standing as StandingMute},
     pipeline::{self, Handle, Pipeline, Standing, Stopped},
     status,
 };
@@ -50,6 +52,8 @@ const MAX_SHARE: u32 = 10;
 const MAX_STREAMS: usize = 128;
 const DEFAULT_LIMIT: usize = 100;
 const FLOWS: usize = 256;
+/// Bytes of a reason or a name.
+const MAX_TEXT: usize = 1024;
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves on `listener` until `stop`; streams end with the pipeline.
@@ -57,6 +61,7 @@ pub async fn serve(
     listener: UnixListener,
     pipeline: Handle,
     identity: Identity,
+    mutes: Mutes,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -69,7 +74,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(v1)
         .add_service(v1alpha)
-        .add_service(AgentServer::new(Api::new(pipeline, identity)))
+        .add_service(AgentServer::new(Api::new(pipeline, identity, mutes)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await
         .context("the local API failed")
@@ -91,6 +96,7 @@ pub struct Api {
     pipeline: Handle,
     identity: Arc<Identity>,
     order: Arc<Mutex<Option<Order>>>,
+    mutes: Arc<Mutex<Mutes>>,
     streams: Arc<Semaphore>,
 }
 
@@ -110,9 +116,9 @@ impl Order {
 }
 
 impl Api {
-    fn new(pipeline: Handle, identity: Identity) -> Self {
-        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-        Self { pipeline, identity: Arc::new(identity), order: Arc::default(), streams }
+    fn new(pipeline: Handle, identity: Identity, mutes: Mutes) -> Self {
+        let (mutes, streams) = (Arc::new(Mutex::new(mutes)), Arc::new(Semaphore::new(MAX_STREAMS)));
+        Self { pipeline, identity: Arc::new(identity), order: Arc::default(), mutes, streams }
     }
 
     async fn list(&self, sort: ClientSort, limit: u32) -> Result<ListClientsResponse, Stopped> {
@@ -161,6 +167,37 @@ impl Api {
         let clients = Some(self.list(sort, limit).await?);
         let open_anomalies = self.pipeline.with(|pipeline| pipeline.open_anomalies()).await? as u64;
         Ok(WatchClientsResponse { clients, open_anomalies })
+    }
+
+    /// Changes what the operator has said: first in the file, then for the engine.
+    async fn say<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(Mutes) -> Result<(Mutes, T), MutesError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let mut mutes = self.mutes.lock().await;
+        let before = mutes.clone();
+        let changed = tokio::task::spawn_blocking(move || change(before)).await;
+        let changed = changed.map_err(|error| Status::internal(error.to_string()))?;
+        let (after, result) = changed.map_err(|error| match error {
+            MutesError::Full(_) => Status::resource_exhausted(error.to_string()),
+            _ => Status::failed_precondition(error.to_string()),
+        })?;
+        *mutes = after;
+        let said = mutes.said();
+        self.pipeline.with(|pipeline| pipeline.attend(said)).await.map_err(stopping)?;
+        Ok(result)
+    }
+
+    /// The anomaly with this identifier, while it is held.
+    async fn anomaly(&self, id: &str) -> Result<Option<Arc<Anomaly>>, Status> {
+        let id = id.to_owned();
+        self.pipeline.with(move |pipeline| pipeline.anomaly(&id)).await.map_err(stopping)
+    }
+
+    fn target(&self, text: &str) -> Result<Target, Status> {
+        Target::parse(text, self.identity.ipv6_prefix).map_err(|error| {
+            Status::invalid_argument(format!("{error}; or the identifier of an anomaly, of 16 digits"))
+        })
     }
 
     fn stream_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
@@ -259,6 +296,60 @@ impl Agent for Api {
         Ok(Response::new(wanted.boxed()))
     }
 
+    async fn mute(&self, request: Request<MuteRequest>) -> Result<Response<MuteResponse>, Status> {
+        let request = request.into_inner();
+        let target = self.target(&request.target)?;
+        let kind = convert::kind_of(request.kind());
+        let mute = Mute { target, kind, remark: remark(request.by, request.reason, request.period)? };
+        let standing = StandingMute { mute: mute.clone(), is_set: false };
+        self.say(move |mutes| Ok((mutes.with(mute)?, ()))).await?;
+        Ok(Response::new(MuteResponse { mute: Some(convert::mute(standing)) }))
+    }
+
+    async fn unmute(&self, request: Request<UnmuteRequest>) -> Result<Response<UnmuteResponse>, Status> {
+        let request = request.into_inner();
+        let (target, kind) = (self.target(&request.target)?, convert::kind_of(request.kind()));
+        let named = target.clone();
+        let ended = self.say(move |mutes| mutes.without(&target, kind, pipeline::now())).await?;
+        if ended.is_empty() {
+            let mut standing = self.mutes.lock().await.standing(pipeline::now()).into_iter();
+            let is_set = standing.any(|standing| standing.mute.target == named);
+            return Err(Status::not_found(if is_set {
+                format!("{named} is muted in the agent's settings: take it out there")
+            } else {
+                format!("{named} is not muted; `hydrometer mutes` lists what is")
+            }));
+        }
+        let ended = ended.into_iter().map(|mute| StandingMute { mute, is_set: false });
+        Ok(Response::new(UnmuteResponse { mutes: ended.map(convert::mute).collect() }))
+    }
+
+    async fn list_mutes(
+        &self,
+        _request: Request<ListMutesRequest>,
+    ) -> Result<Response<ListMutesResponse>, Status> {
+        let standing = self.mutes.lock().await.standing(pipeline::now());
+        Ok(Response::new(ListMutesResponse { mutes: standing.into_iter().map(convert::mute).collect() }))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.id.to_ascii_lowercase();
+        let is_open = self.anomaly(&id).await?.is_some_and(|anomaly| anomaly.state() != AnomalyState::Closed);
+        if !is_open {
+            return Err(Status::not_found(format!(
+                "no anomaly {id} is open here; `hydrometer anomalies -o wide` shows the identifiers"
+            )));
+        }
+        let remark = remark(request.by, request.reason, request.period)?;
+        let acknowledgement = Acknowledgement { anomaly: id.clone(), remark };
+        self.say(move |mutes| Ok((mutes.acknowledging(acknowledgement)?, ()))).await?;
+        Ok(Response::new(AcknowledgeResponse { anomaly: self.anomaly(&id).await?.map(Arc::unwrap_or_clone) }))
+    }
+
     async fn get_status(
         &self,
         _request: Request<GetStatusRequest>,
@@ -274,6 +365,7 @@ struct Filter {
     kinds: Vec<i32>,
     min_severity: i32,
     client: Option<String>,
+    with_muted: bool,
 }
 
 impl Filter {
@@ -287,6 +379,7 @@ impl Filter {
             kinds: request.kinds.clone(),
             min_severity: request.min_severity,
             client,
+            with_muted: request.muted,
         })
     }
 
@@ -296,12 +389,28 @@ impl Filter {
             && (self.kinds.is_empty() || self.kinds.contains(&anomaly.kind))
             && anomaly.severity >= self.min_severity
             && self.client.as_ref().is_none_or(|client| *client == anomaly.client)
+            && (self.with_muted || anomaly.muted.is_none())
     }
 }
 
 fn client_id(text: &str, prefix: Ipv6Prefix) -> Result<ClientId, Status> {
     ClientId::parse(text, prefix)
         .map_err(|error: hydrometer_engine::ParseClientIdError| Status::invalid_argument(error.to_string()))
+}
+
+/// What somebody says from now on.
+fn remark(by: String, reason: String, period: Option<prost_types::Duration>) -> Result<Remark, Status> {
+    let period = period.and_then(|period| Duration::try_from(period).ok()).filter(|period| !period.is_zero());
+    let Some(period) = period else {
+        return Err(Status::invalid_argument("it has no end: say how long it holds"));
+    };
+    for (what, text) in [("reason", &reason), ("name of who says so", &by)] {
+        if text.trim().is_empty() || text.len() > MAX_TEXT {
+            return Err(Status::invalid_argument(format!("give a {what}, of {MAX_TEXT} bytes at most")));
+        }
+    }
+    let at = pipeline::now();
+    Ok(Remark { by, reason, at, until: at + period })
 }
 
 fn stopping(stopped: Stopped) -> Status {
@@ -341,7 +450,15 @@ mod tests {
                 exchanges: 1,
             },
             revision,
+            muted: None,
+            acknowledged: None,
+            reach: anomaly::Reach::Fleet,
         }
+    }
+
+    fn no_mutes() -> Mutes {
+        let path = std::path::Path::new("/nonexistent/mutes.json");
+        Mutes::open(path, &hydrometer_engine::Context::default(), Ipv6Prefix::default()).unwrap()
     }
 
     fn identity() -> Identity {
@@ -359,7 +476,7 @@ mod tests {
         let (handle, questions) = pipeline::questions();
         let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), None);
         tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
-        let api = Api::new(handle.clone(), identity());
+        let api = Api::new(handle.clone(), identity(), no_mutes());
         let request = WatchAnomaliesRequest { follow: true, ..WatchAnomaliesRequest::default() };
         let mut stream = api.watch_anomalies(Request::new(request)).await.unwrap().into_inner();
         handle.with(|pipeline| (1..=5_000).for_each(|n| pipeline.publish(change(n)))).await.unwrap();
@@ -373,7 +490,7 @@ mod tests {
         let (handle, questions) = pipeline::questions();
         let pipeline = Pipeline::new(None, EngineConfig::default(), "n".to_owned(), None);
         tokio::spawn(pipeline.run(questions, Duration::from_secs(1), CancellationToken::new()));
-        let api = Api::new(handle, identity());
+        let api = Api::new(handle, identity(), no_mutes());
         let watch = async || api.watch_clients(Request::new(WatchClientsRequest::default())).await;
         let mut streams = Vec::new();
         for _ in 0..MAX_STREAMS {

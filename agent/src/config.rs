@@ -25,10 +25,16 @@ mod traffic;
 /// Where the secret of API keys is, unless that is set.
 const SECRET: &str = "/var/lib/hydrometer/api-keys.secret";
 
+/// Where mutes and acknowledgements of the command line are kept, unless that is set.
+const MUTES: &str = "/var/lib/hydrometer/mutes.json";
+
 /// What the kernel programs' table of services holds.
 const MAX_SERVICES: usize = 1024;
 
-pub use context::{ContextSettings, ContractSettings, InfrastructureSettings, ReleaseSettings};
+pub use context::{
+    AcknowledgementSettings, ContextSettings, ContractSettings, InfrastructureSettings, MuteSettings,
+    ReleaseSettings,
+};
 pub use control_plane::{ControlPlane, ControlPlaneSettings, SpoolOptions, TlsFiles};
 pub use traffic::TrafficSettings;
 
@@ -49,6 +55,8 @@ pub struct Config {
     pub control_plane: Option<ControlPlane>,
     /// Where they wait for it.
     pub spool: SpoolOptions,
+    /// Where mutes and acknowledgements of the command line are kept.
+    pub mutes: PathBuf,
     /// Settings of the engine.
     pub engine: EngineConfig,
 }
@@ -119,6 +127,14 @@ pub struct Settings {
     infrastructure: Vec<InfrastructureSettings>,
     #[arg(skip)]
     release: Vec<ReleaseSettings>,
+    /// File in which mutes and acknowledgements of the command line are kept over restarts
+    /// [default: /var/lib/hydrometer/mutes.json]
+    #[arg(long, value_name = "FILE")]
+    mutes: Option<PathBuf>,
+    #[arg(skip)]
+    mute: Vec<MuteSettings>,
+    #[arg(skip)]
+    acknowledgement: Vec<AcknowledgementSettings>,
 }
 
 /// How much is logged.
@@ -199,11 +215,14 @@ impl Settings {
             traffic: self.traffic.over(file.traffic),
             control_plane: self.control_plane.over(file.control_plane),
             contracts: self.contracts.or(file.contracts),
+            mutes: self.mutes.or(file.mutes),
             // No flags for these.
             engine: file.engine,
             contract: file.contract,
             infrastructure: file.infrastructure,
             release: file.release,
+            mute: file.mute,
+            acknowledgement: file.acknowledgement,
         }
     }
 
@@ -248,6 +267,8 @@ impl Settings {
             contract: self.contract,
             infrastructure: self.infrastructure,
             release: self.release,
+            mute: self.mute,
+            acknowledgement: self.acknowledgement,
         };
         let apart = self.contracts.as_deref().map(ContextSettings::read).transpose();
         let apart = apart.unwrap_or_else(|error| {
@@ -266,6 +287,7 @@ impl Settings {
             log: self.log.unwrap_or(LogLevel::Info),
             control_plane,
             spool,
+            mutes: self.mutes.unwrap_or_else(|| MUTES.into()),
             engine,
         })
     }
@@ -556,12 +578,14 @@ mod tests {
         assert!(whole.quiet.is_some() && whole.control_plane != ControlPlaneSettings::default());
         assert_eq!(whole.engine, EngineConfig::default());
         let tables = [whole.contract.len(), whole.infrastructure.len(), whole.release.len()];
-        assert_eq!(tables, [1, 1, 1]);
+        assert_eq!((tables, whole.mute.len(), whole.acknowledgement.len()), ([1, 1, 1], 1, 1));
         let whole = Settings {
             interfaces: whole.interfaces,
             services: whole.services,
             contract: whole.contract,
             release: whole.release,
+            mute: whole.mute,
+            acknowledgement: whole.acknowledgement,
             ..Settings::default()
         };
         let whole = whole.validate().unwrap();

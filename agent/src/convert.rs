@@ -11,7 +11,7 @@ use hydrometer_engine::{
 };
 use hydrometer_proto::v1;
 
-use crate::kernel;
+use crate::{kernel, mutes::Standing};
 
 /// One client: features from the engine, exact counters from the kernel where it still has them.
 pub fn client(
@@ -159,6 +159,27 @@ pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
         revision: anomaly.revision,
         members: anomaly.members.into_iter().map(member).collect(),
         benign_if: anomaly.kind.benign_if().to_owned(),
+        muted: anomaly.muted.map(remark),
+        acknowledged: anomaly.acknowledged.map(remark),
+    }
+}
+
+fn remark(remark: anomaly::Remark) -> v1::Remark {
+    v1::Remark {
+        by: remark.by,
+        reason: remark.reason,
+        at: (remark.at > Nanos::default()).then(|| timestamp(remark.at)),
+        until: Some(timestamp(remark.until)),
+    }
+}
+
+/// One mute, and whether it stands in the settings.
+pub fn mute(Standing { mute, is_set }: Standing) -> v1::Mute {
+    v1::Mute {
+        target: mute.target.to_string(),
+        kind: mute.kind.map_or(v1::AnomalyKind::Unspecified, kind).into(),
+        remark: Some(remark(mute.remark)),
+        in_settings: is_set,
     }
 }
 
@@ -287,6 +308,11 @@ fn kind(kind: AnomalyKind) -> v1::AnomalyKind {
         AnomalyKind::Pivot => v1::AnomalyKind::Pivot,
         AnomalyKind::ContractExceeded => v1::AnomalyKind::ContractExceeded,
     }
+}
+
+/// The kind that a message means; none where it is unspecified or unknown.
+pub fn kind_of(kind: v1::AnomalyKind) -> Option<AnomalyKind> {
+    AnomalyKind::ALL.into_iter().find(|known| self::kind(*known) == kind)
 }
 
 fn severity(severity: Severity) -> v1::Severity {

@@ -18,6 +18,7 @@ use crate::{
     cli::output,
     config::{Config, SpoolOptions},
     kernel::{Attachment, Kernel, Unwatched},
+    mutes::Mutes,
     outbox::Outbox,
     pipeline::{self, Pipeline},
     report::Reporter,
@@ -32,13 +33,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let started = pipeline::now();
     let (listener, socket_file) = Socket::bind(&config.socket)?.into_parts();
+    let prefix = config.kernel.traffic.ipv6_prefix;
+    let mutes = Mutes::open(&config.mutes, &config.engine.context, prefix)?;
     let outbox = config.control_plane.is_some().then(|| open(&config.spool)).transpose()?;
     let kernel = attach(&config).await?;
 
     let report = config.control_plane.clone().zip(outbox);
     let (handle, questions) = pipeline::questions();
     let outbox = report.as_ref().map(|(_, outbox)| outbox.clone());
-    let pipeline = Pipeline::new(Some(kernel), config.engine, config.node.clone(), outbox);
+    let mut pipeline = Pipeline::new(Some(kernel), config.engine, config.node.clone(), outbox);
+    pipeline.attend(mutes.said());
     let pipeline = tokio::spawn(pipeline.run(questions, config.quiet, stop.clone()));
     let reporting = report.clone().map(|(control_plane, outbox)| {
         Reporting::start(Reporter {
@@ -52,11 +56,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         node: config.node,
         started,
         services: config.kernel.services,
-        ipv6_prefix: config.kernel.traffic.ipv6_prefix,
+        ipv6_prefix: prefix,
         report,
     };
     let served = CancellationToken::new();
-    let api = tokio::spawn(api::serve(listener, handle, identity, served.clone()));
+    let api = tokio::spawn(api::serve(listener, handle, identity, mutes, served.clone()));
     output::print(&format!("hydrometer agent listening on {}\n", config.socket.display()))?;
 
     // The API has no reason to end; if it does, an agent nobody can ask is of no use.

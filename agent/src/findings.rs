@@ -44,6 +44,11 @@ impl Findings {
         }
     }
 
+    /// One anomaly in its newest state.
+    pub fn get(&self, id: &str) -> Option<Arc<Anomaly>> {
+        self.by_id.get(id).cloned()
+    }
+
     /// Every anomaly still held, first raised first.
     pub fn all(&self) -> Vec<Arc<Anomaly>> {
         let mut all: Vec<_> = self.by_id.values().cloned().collect();
@@ -63,26 +68,35 @@ impl Findings {
         found.into_iter().map(|anomaly| Anomaly::clone(anomaly)).collect()
     }
 
-    /// Identifiers of one client's open anomalies, ascending.
+    /// Identifiers of one client's open anomalies that are not muted, ascending.
     pub fn open_of(&self, client: &str) -> Vec<String> {
         let mut ids: Vec<_> = self
             .by_id
             .values()
-            .filter(|anomaly| anomaly.client == client && is_open(anomaly))
+            .filter(|anomaly| anomaly.client == client && is_raised(anomaly))
             .map(|anomaly| anomaly.id.clone())
             .collect();
         ids.sort();
         ids
     }
 
-    /// How many are open.
+    /// How many are open and not muted.
     pub fn open(&self) -> usize {
-        self.by_id.values().filter(|anomaly| is_open(anomaly)).count()
+        self.by_id.values().filter(|anomaly| is_raised(anomaly)).count()
+    }
+
+    /// How many are open and muted.
+    pub fn muted(&self) -> usize {
+        self.by_id.values().filter(|anomaly| is_open(anomaly) && anomaly.muted.is_some()).count()
     }
 }
 
 fn is_open(anomaly: &Anomaly) -> bool {
     anomaly.state() != AnomalyState::Closed
+}
+
+fn is_raised(anomaly: &Anomaly) -> bool {
+    is_open(anomaly) && anomaly.muted.is_none()
 }
 
 fn seen(anomaly: &Anomaly) -> (i64, i32) {

@@ -11,6 +11,7 @@ pub mod findings;
 pub mod hello;
 pub mod identity;
 pub mod kernel;
+pub mod mutes;
 mod ordered;
 pub mod outbox;
 pub mod pipeline;

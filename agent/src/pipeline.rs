@@ -11,7 +11,9 @@ use std::{
 };
 
 use hydrometer_engine::{
-    ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Identity, Nanos, anomaly::Anomaly,
+    Acknowledgement, ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Identity, Mute,
+    Nanos,
+    anomaly::{Anomaly, Reach},
 };
 use hydrometer_proto::v1;
 use tokio::{
@@ -92,8 +94,10 @@ pub struct Account {
     pub engine: EngineStats,
     /// Clients known, to the kernel side or the engine.
     pub clients: usize,
-    /// Anomalies open.
+    /// Anomalies open, those that are muted left out.
     pub open_anomalies: usize,
+    /// Anomalies open and muted.
+    pub muted_anomalies: usize,
     /// How often the kernel could not be read.
     pub failures: u64,
 }
@@ -184,6 +188,12 @@ impl Pipeline {
         }
     }
 
+    /// From now on these mutes and acknowledgements hold, beside those of the settings.
+    pub fn attend(&mut self, (mutes, acknowledgements): (Vec<Mute>, Vec<Acknowledgement>)) {
+        self.engine.attend(mutes, acknowledgements);
+        self.advance(now());
+    }
+
     /// Hands one change to whoever wants it.
     pub(crate) fn publish(&mut self, anomaly: Anomaly) {
         tracing::info!(
@@ -192,10 +202,12 @@ impl Pipeline {
             state = ?anomaly.state,
             severity = ?anomaly.severity,
             client = %anomaly.client,
+            muted = anomaly.muted.is_some(),
             "anomaly"
         );
+        let reach = anomaly.reach;
         let anomaly = Arc::new(convert::anomaly(anomaly, &self.node));
-        if let Some(report) = &self.report {
+        if let Some(report) = self.report.as_ref().filter(|_| reach == Reach::Fleet) {
             report.push(&anomaly);
         }
         self.findings.add(anomaly);
@@ -293,6 +305,11 @@ impl Pipeline {
         (self.findings.all(), self.findings.watch())
     }
 
+    /// The anomaly with this identifier, while it is held.
+    pub fn anomaly(&self, id: &str) -> Option<Arc<v1::Anomaly>> {
+        self.findings.get(id)
+    }
+
     /// Anomalies open now.
     pub fn open_anomalies(&self) -> usize {
         self.findings.open()
@@ -315,6 +332,7 @@ impl Pipeline {
             engine: self.engine.stats(),
             clients: self.client_ids().len(),
             open_anomalies: self.findings.open(),
+            muted_anomalies: self.findings.muted(),
             failures: self.failures,
         }
     }

@@ -45,6 +45,7 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         control_plane: identity.report.as_ref().map(|(control_plane, outbox)| outbox.link(control_plane)),
         clients: account.clients as u64,
         open_anomalies: account.open_anomalies as u64,
+        muted_anomalies: account.muted_anomalies as u64,
         programs: programs.into_iter().map(convert::program).collect(),
         exchanges: account.engine.exchanges,
         interfaces: account.interfaces.map(convert::interfaces),

@@ -9,13 +9,15 @@ use hydrometer_agent::{
     api::{self, Identity},
     cli::connect,
     config::Settings,
+    mutes::Mutes,
     pipeline::{self, Handle, Pipeline},
     socket::Socket,
 };
 use hydrometer_engine::{Accuracy, Ending, EngineConfig, Exchange, Protocol, RoundTrips, Service};
 use hydrometer_proto::v1::{
-    AnomalyKind, AnomalyState, ClientSort, GetClientRequest, GetStatusRequest, ListClientsRequest,
-    WatchAnomaliesRequest, WatchClientsRequest,
+    AcknowledgeRequest, Anomaly, AnomalyKind, AnomalyState, ClientSort, GetClientRequest, GetStatusRequest,
+    ListClientsRequest, ListMutesRequest, MuteRequest, UnmuteRequest, WatchAnomaliesRequest,
+    WatchClientsRequest,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +52,10 @@ async fn serve() -> Served {
         ipv6_prefix: hydrometer_engine::Ipv6Prefix::default(),
         report: None,
     };
-    let serving = api::serve(listener, handle.clone(), identity, stop.clone());
+    let prefix = hydrometer_engine::Ipv6Prefix::default();
+    let context = hydrometer_engine::Context::default();
+    let mutes = Mutes::open(&folder.path().join("mutes.json"), &context, prefix).unwrap();
+    let serving = api::serve(listener, handle.clone(), identity, mutes, stop.clone());
     let api = tokio::spawn(async move {
         let _file = file;
         serving.await
@@ -205,6 +210,94 @@ async fn anomalies_so_far_are_told_once_in_their_newest_state_and_filtered() {
     let later = anomaly.last_seen.map(|at| prost_types::Timestamp { seconds: at.seconds + 1, ..at });
     assert!(count(WatchAnomaliesRequest { since: later, ..all.clone() }).await.is_empty());
     assert_eq!(count(WatchAnomaliesRequest { since: anomaly.last_seen, ..all }).await.len(), 1);
+}
+
+impl Served {
+    /// Everything that was found, that which is muted included or not.
+    async fn anomalies(&mut self, muted: bool) -> Vec<Anomaly> {
+        let request = WatchAnomaliesRequest { muted, ..WatchAnomaliesRequest::default() };
+        let mut stream = self.agent.watch_anomalies(request).await.unwrap().into_inner();
+        let mut found = Vec::new();
+        while let Some(message) = stream.message().await.unwrap() {
+            found.push(message.anomaly.unwrap());
+        }
+        found
+    }
+
+    async fn open_and_muted(&mut self) -> (u64, u64) {
+        let status = self.agent.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+        (status.open_anomalies, status.muted_anomalies)
+    }
+}
+
+fn mute(target: &str) -> MuteRequest {
+    MuteRequest {
+        target: target.to_owned(),
+        reason: "an evaluation of ours".to_owned(),
+        by: "ann".to_owned(),
+        period: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+        ..MuteRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_muted_is_counted_and_shown_apart_until_it_is_unmuted() {
+    let mut served = serve().await;
+    served.feed_all().await;
+    assert_eq!(served.open_and_muted().await, (1, 0));
+    let answer = served.agent.mute(mute("198.51.100.0/24")).await.unwrap().into_inner();
+    assert_eq!(answer.mute.unwrap().target, "198.51.100.0/24");
+    assert_eq!((served.open_and_muted().await, served.anomalies(false).await.len()), ((0, 1), 0));
+    let muted = served.anomalies(true).await;
+    let remark = muted[0].muted.as_ref().unwrap();
+    assert_eq!((remark.by.as_str(), remark.reason.as_str()), ("ann", "an evaluation of ours"));
+    let mutes = served.agent.list_mutes(ListMutesRequest {}).await.unwrap().into_inner().mutes;
+    assert_eq!((mutes.len(), mutes[0].in_settings), (1, false));
+    let kept = std::fs::read_to_string(served.socket.with_file_name("mutes.json")).unwrap();
+    assert!(kept.contains("198.51.100.0/24"), "{kept}");
+
+    let unmute = |target: &str| UnmuteRequest { target: target.to_owned(), ..UnmuteRequest::default() };
+    let refused = served.agent.unmute(unmute("198.51.100.0/25")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let ended = served.agent.unmute(unmute("198.51.100.0/24")).await.unwrap().into_inner();
+    assert_eq!(ended.mutes.len(), 1);
+    assert_eq!(
+        (served.open_and_muted().await, served.anomalies(false).await[0].muted.clone()),
+        ((1, 0), None)
+    );
+}
+
+#[tokio::test]
+async fn a_mute_without_end_reason_or_target_is_refused() {
+    let mut served = serve().await;
+    for wrong in [
+        MuteRequest { period: None, ..mute(HARVESTER) },
+        MuteRequest { reason: " ".to_owned(), ..mute(HARVESTER) },
+        MuteRequest { by: String::new(), ..mute(HARVESTER) },
+        mute("gpu-07"),
+    ] {
+        assert_eq!(served.agent.mute(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    assert!(served.agent.list_mutes(ListMutesRequest {}).await.unwrap().into_inner().mutes.is_empty());
+}
+
+#[tokio::test]
+async fn an_acknowledged_anomaly_carries_the_remark_and_stays_open() {
+    let mut served = serve().await;
+    served.feed_all().await;
+    let id = served.anomalies(false).await[0].id.clone();
+    let request = |id: &str| AcknowledgeRequest {
+        id: id.to_owned(),
+        reason: "asked them".to_owned(),
+        by: "ann".to_owned(),
+        period: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+    };
+    let known = served.agent.acknowledge(request(&id)).await.unwrap().into_inner().anomaly.unwrap();
+    assert_eq!(known.acknowledged.unwrap().reason, "asked them");
+    let found = served.anomalies(false).await;
+    assert!(found[0].acknowledged.is_some() && found[0].state() == AnomalyState::Updated, "{found:?}");
+    let refused = served.agent.acknowledge(request("0123456789abcdef")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ fn json_keeps_its_schema() {
         ("json_client", &["client", "203.0.113.66", "-o", "json"]),
         ("json_anomalies", &["anomalies", "-o", "json", "--kind", "low_and_slow"]),
         ("json_status", &["status", "-o", "json"]),
+        ("json_mutes", &["mutes", "-o", "json"]),
     ] {
         let output = run(agent.socket(), args);
         assert!(output.status.success(), "{}", stderr(&output));
@@ -48,6 +49,26 @@ fn json_keeps_its_schema() {
         let value: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
         assert_snapshot!(name, serde_json::to_string_pretty(&value).unwrap());
     }
+}
+
+#[test]
+fn muting_and_acknowledging_say_what_holds_now() {
+    let agent = cli_fixture::serve();
+    let why = ["--reason", "load test", "--by", "ann"];
+    let said = |args: &[&str]| {
+        let output = run(agent.socket(), &[args, &why].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).to_owned()
+    };
+    let muted = said(&["mute", "203.0.113.0/24", "--kind", "flood", "--for", "1d"]);
+    assert_eq!(muted, "muted 203.0.113.0/24 flood, by ann until 2026-05-05T10:00:00Z: load test\n");
+    assert!(said(&["acknowledge", "an-logit"]).contains("acknowledged by ann until 2026-05-04T11:00:00Z"));
+    let output = run(agent.socket(), &["unmute", "203.0.113.0/24"]);
+    assert!(stdout(&output).starts_with("no longer muted: 203.0.113.0/24 flood, by ann"), "{output:?}");
+    let output = run(agent.socket(), &["mute", "203.0.113.7", "--for", "1d"]);
+    assert_eq!(output.status.code(), Some(2), "a mute has a reason: {}", stderr(&output));
+    let output = run(agent.socket(), &[&["acknowledge", "an-none"][..], &why].concat());
+    assert!(stderr(&output).contains("cannot acknowledge: the agent says: no anomaly an-none"), "{output:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use hydrometer_agent::{
     cli::{
-        anomalies, client, clients,
+        anomalies, client, clients, mute,
         output::{Format, Paint},
         status,
     },
@@ -50,6 +50,14 @@ fn anomalies_with_their_evidence() {
     });
     assert!(!page.contains('\x1b'), "a string from the wire reached the terminal as it is");
     assert_snapshot!("anomalies_wide", page);
+}
+
+#[test]
+fn mutes_as_a_table() {
+    let page = mute::render(&cli_fixture::mutes(), Paint::PLAIN);
+    assert!(!page.contains('\x1b'), "a string from the wire reached the terminal as it is");
+    assert_snapshot!("mutes", page);
+    assert_eq!(mute::render(&[], Paint::PLAIN), "nothing is muted\n");
 }
 
 #[test]

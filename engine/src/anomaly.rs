@@ -82,6 +82,12 @@ impl AnomalyKind {
         }
     }
 
+    /// The kind that users call so, with dashes or underscores.
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.replace('-', "_");
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// What would have to be true for it to be harmless: what an analyst asks the client, or looks up.
     pub const fn benign_if(self) -> &'static str {
         match self {
@@ -257,4 +263,39 @@ pub struct Anomaly {
     pub evidence: Evidence,
     /// Number of this state, from 1; rises with every change.
     pub revision: u32,
+    /// That it is not to be raised, when somebody has said so.
+    pub muted: Option<Remark>,
+    /// That it is known, when somebody has said so.
+    pub acknowledged: Option<Remark>,
+    /// Who is to hear of this state.
+    pub reach: Reach,
+}
+
+/// What somebody has said about anomalies, and how long it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When it was said; 0 when that is not known.
+    pub at: Nanos,
+    /// From then on it no longer holds.
+    pub until: Nanos,
+}
+
+impl Remark {
+    /// Whether it holds at `now`.
+    pub fn holds(&self, now: Nanos) -> bool {
+        now < self.until
+    }
+}
+
+/// How far a state of an anomaly goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// No further than this node: it is muted.
+    Node,
+    /// To the control plane and whoever subscribes there.
+    Fleet,
 }

@@ -216,6 +216,7 @@ mod tests {
         LifecycleConfig,
         anomaly::{AnomalyKind, Evidence, Severity},
         detector::Finding,
+        lifecycle::NO_REMARKS,
         test_exchange,
     };
 
@@ -244,7 +245,7 @@ mod tests {
             evidence,
         };
         let id = test_exchange().client;
-        client.lifecycle.found(id, AnomalyKind::Flood, finding, at(minute));
+        client.lifecycle.found(id, AnomalyKind::Flood, finding, NO_REMARKS, at(minute));
     }
 
     #[test]
@@ -266,7 +267,7 @@ mod tests {
         raise(&mut client, 101);
         client.settle(at(104));
         let config = LifecycleConfig { close_after_s: 60.0, ..LifecycleConfig::default() };
-        assert_eq!(client.lifecycle.advance(at(104), &config).len(), 1, "it closes");
+        assert_eq!(client.lifecycle.advance(at(104), &config, NO_REMARKS).len(), 1, "it closes");
         client.settle(at(108));
         assert_eq!(client.past.quantile(1.0), None, "nothing of the anomaly is learnt afterwards either");
     }

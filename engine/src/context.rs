@@ -8,13 +8,18 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
 };
 
 use ipnet::IpNet;
 
-use crate::{ClientId, Ipv6Prefix, Nanos, ParseClientIdError, anomaly::AnomalyKind};
+use crate::{
+    ClientId, Ipv6Prefix, Nanos, ParseClientIdError,
+    anomaly::AnomalyKind,
+    attention::{Acknowledgement, Mute},
+};
 
 /// Everything that the operator has told.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +28,10 @@ pub struct Context {
     pub contracts: Vec<Contract>,
     /// The operator's own machines among the clients.
     pub infrastructure: Vec<Infrastructure>,
+    /// Anomalies that are not to be raised.
+    pub mutes: Vec<Mute>,
+    /// Anomalies that somebody has taken up.
+    pub acknowledgements: Vec<Acknowledgement>,
 }
 
 /// What was agreed with a client, or with several together.
@@ -74,7 +83,7 @@ pub enum Selector {
 }
 
 /// What a [`Selector::Ja4`] begins with.
-const JA4: &str = "ja4:";
+pub(crate) const JA4: &str = "ja4:";
 
 /// A JA4 fingerprint has this many characters.
 const JA4_LEN: usize = 36;
@@ -115,6 +124,29 @@ impl Selector {
             }
             Ok(network) => Ok(Self::Network(network.trunc())),
             Err(_) => Ok(Self::Client(ClientId::parse(text, prefix)?)),
+        }
+    }
+
+    /// Whether it describes the client, which shows these TLS stacks.
+    pub(crate) fn has(&self, client: ClientId, ja4: &[String]) -> bool {
+        match (self, client) {
+            (Self::Client(named), _) => *named == client,
+            (Self::Ja4(named), _) => ja4.contains(named),
+            (Self::Network(IpNet::V4(network)), ClientId::V4(address)) => network.contains(&address),
+            (Self::Network(IpNet::V6(network)), ClientId::V6(part)) => {
+                network.prefix_len() <= part.prefix().length() && network.contains(&part.address())
+            }
+            (Self::Network(_), _) => false,
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(client) => client.fmt(f),
+            Self::Network(network) => network.fmt(f),
+            Self::Ja4(ja4) => write!(f, "{JA4}{ja4}"),
         }
     }
 }
@@ -291,6 +323,7 @@ mod tests {
                 role: "monitoring".to_owned(),
                 clients: vec![selector("198.51.100.9")],
             }],
+            ..Context::default()
         });
         let stack = [STACK.to_owned()];
         for (client, ja4, now, expected) in [

@@ -15,6 +15,7 @@ use std::{
 use crate::{
     ClientId, ClientView, EngineConfig, EngineLoss, EngineStats, Exchange, Nanos, Service,
     anomaly::{Anomaly, AnomalyKind},
+    attention::{Acknowledgement, Attention, Mute},
     baseline::{Votes, median_in_place},
     campaign::{self, Bounds, Campaigns, Report},
     client::Client,
@@ -23,6 +24,7 @@ use crate::{
     context::Contract,
     detector::{self, Detector, Norms, Subject},
     ledger::Ledgers,
+    lifecycle::Remarks,
     trail::{Digest, quantile},
     window::RING,
 };
@@ -65,6 +67,7 @@ pub struct Engine {
     norms: Norms,
     campaigns: Campaigns,
     ledgers: Ledgers,
+    attention: Attention,
     /// Those heard of since the time last moved.
     touched: Vec<ClientId>,
     open: BTreeSet<ClientId>,
@@ -87,10 +90,11 @@ struct Counts {
 impl Engine {
     /// An engine that has seen nothing. `config` should have passed [`EngineConfig::validate`].
     pub fn new(config: EngineConfig) -> Self {
-        Self {
+        let mut engine = Self {
             detectors: detector::enabled(&config),
             share: config.false_alarms / 1000.0 / AnomalyKind::STATISTICAL as f64,
             ledgers: Ledgers::new(&config),
+            attention: Attention::default(),
             config,
             clients: Clients::default(),
             services: BTreeMap::new(),
@@ -102,7 +106,19 @@ impl Engine {
             now: None,
             newest: None,
             counts: Counts::default(),
-        }
+        };
+        engine.attend(Vec::new(), Vec::new());
+        engine
+    }
+
+    /// From the next [`Engine::advance`] on these mutes and acknowledgements hold, beside those of the settings; others
+    /// that were given here before do not.
+    pub fn attend(&mut self, mutes: Vec<Mute>, acknowledgements: Vec<Acknowledgement>) {
+        let set = &self.config.context;
+        self.attention = Attention::new(
+            set.mutes.iter().cloned().chain(mutes),
+            set.acknowledgements.iter().cloned().chain(acknowledgements),
+        );
     }
 
     /// Takes in one finished exchange. One that cannot be used is counted in [`Engine::stats`].
@@ -137,6 +153,7 @@ impl Engine {
     /// last call. Meant to be called once a second.
     pub fn advance(&mut self, now: Nanos) -> Vec<Anomaly> {
         self.now = Some(now);
+        self.attention.advance(now);
         let mut changes = std::mem::take(&mut self.ended);
         // In an order that does not depend on who was heard of first.
         let mut due = std::mem::take(&mut self.touched);
@@ -153,9 +170,10 @@ impl Engine {
             self.compare(id, &digest, now);
         }
         let bounds = bounds(&self.norms, &self.config, self.share);
-        let campaigns = self.campaigns.advance(&bounds, &self.config.lifecycle, now).into_iter();
+        let lifecycle = &self.config.lifecycle;
+        let campaigns = self.campaigns.advance(&bounds, lifecycle, &self.attention, now).into_iter();
         changes.extend(campaigns.filter(|campaign| !self.config.disabled.contains(&campaign.kind)));
-        changes.extend(self.ledgers.advance(&self.config.lifecycle, now));
+        changes.extend(self.ledgers.advance(lifecycle, &self.attention, now));
         self.renew_open(now, &mut changes);
         self.sweep(now);
         changes
@@ -256,7 +274,8 @@ impl Engine {
         while self.clients.len() > self.config.max_clients.max(1) {
             let Some((id, mut client)) = self.clients.forget_oldest() else { return };
             let now = self.reference().unwrap_or_default();
-            self.ended.extend(client.lifecycle.close_all(now));
+            let remarks = Remarks { attention: &self.attention, ja4: &client.ja4 };
+            self.ended.extend(client.lifecycle.close_all(now, remarks));
             self.open.remove(&id);
             self.campaigns.forget(id);
             self.norms.all().for_each(|votes| votes.withdraw(id));
@@ -327,7 +346,8 @@ impl Engine {
                 let Some(account) = detector.explain(&subject) else { continue };
                 let last_seen = client.trail.newest().map_or(now, |mark| mark.start);
                 let finding = account.finding(nats - threshold(), detector.scale(), last_seen);
-                changes.extend(client.lifecycle.found(id, kind, finding, now));
+                let remarks = Remarks { attention: &self.attention, ja4: &client.ja4 };
+                changes.extend(client.lifecycle.found(id, kind, finding, remarks, now));
             } else if !was_open {
                 self.norms.evidence.entry(kind).or_default().raise(id, nats, now);
             }
@@ -371,10 +391,11 @@ impl Engine {
     }
 
     fn renew_open(&mut self, now: Nanos, changes: &mut Vec<Anomaly>) {
-        let Self { open, clients, config, .. } = self;
+        let Self { open, clients, config, attention, .. } = self;
         open.retain(|id| {
             let Some(client) = clients.get_mut(*id) else { return false };
-            changes.extend(client.lifecycle.advance(now, &config.lifecycle));
+            let remarks = Remarks { attention, ja4: &client.ja4 };
+            changes.extend(client.lifecycle.advance(now, &config.lifecycle, remarks));
             client.lifecycle.is_open()
         });
     }

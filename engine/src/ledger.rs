@@ -19,9 +19,10 @@ use std::time::Duration;
 use crate::{
     ClientId, EngineConfig, Exchange, LifecycleConfig, Nanos,
     anomaly::{Anomaly, AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Series, Severity},
+    attention::Attention,
     context::{Contract, Known, Limits},
     detector::Finding,
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, Remarks},
     tokens,
 };
 
@@ -108,18 +109,25 @@ impl Ledgers {
     }
 
     /// Contracts that were exceeded, still are, or are kept again.
-    pub(crate) fn advance(&mut self, config: &LifecycleConfig, now: Nanos) -> Vec<Anomaly> {
+    pub(crate) fn advance(
+        &mut self,
+        config: &LifecycleConfig,
+        attention: &Attention,
+        now: Nanos,
+    ) -> Vec<Anomaly> {
         if !self.is_enabled {
             return Vec::new();
         }
+        // Several clients ask under a contract, of one stack or another.
+        let remarks = Remarks { attention, ja4: &[] };
         let mut changes = Vec::new();
         for (contract, ledger) in self.known.contracts().iter().zip(&mut self.of) {
             let Some((client, asked)) = ledger.last else { continue };
             if let Some(finding) = ledger.judge(contract, asked, now) {
-                let opened = ledger.lifecycle.found(client, KIND, finding, now);
+                let opened = ledger.lifecycle.found(client, KIND, finding, remarks, now);
                 changes.extend(opened);
             }
-            changes.extend(ledger.lifecycle.advance(now, config));
+            changes.extend(ledger.lifecycle.advance(now, config, remarks));
         }
         changes
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anomaly;
+mod attention;
 mod baseline;
 mod cadence;
 mod campaign;
@@ -29,6 +30,7 @@ mod trail;
 mod view;
 mod window;
 
+pub use attention::{Acknowledgement, Mute, Target};
 pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
 pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, Release};
 pub use context::{Context, Contract, Infrastructure, Limits, ParseSelectorError, Selector};

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::{
     ClientId, LifecycleConfig, Nanos,
-    anomaly::{Anomaly, AnomalyKind, State},
+    anomaly::{Anomaly, AnomalyKind, Reach, State},
+    attention::{Attention, Audience, Marks},
     client_id::fnv1a,
     detector::Finding,
 };
@@ -36,6 +37,20 @@ struct Open {
     /// When the behaviour was last seen.
     last_seen: Nanos,
     told: Nanos,
+    audience: Audience,
+}
+
+/// What the operator has said, and the TLS stacks of the client that it may be about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remarks<'a> {
+    pub(crate) attention: &'a Attention,
+    pub(crate) ja4: &'a [String],
+}
+
+impl Remarks<'_> {
+    fn marks(&self, anomaly: &Anomaly) -> Marks {
+        self.attention.marks_of(&anomaly.id, anomaly.kind, anomaly.client, self.ja4)
+    }
 }
 
 impl Lifecycle {
@@ -57,6 +72,7 @@ impl Lifecycle {
         client: ClientId,
         kind: AnomalyKind,
         finding: Finding,
+        remarks: Remarks<'_>,
         now: Nanos,
     ) -> Option<Anomaly> {
         if let Some(open) = self.open.iter_mut().find(|open| open.anomaly.kind == kind) {
@@ -70,7 +86,7 @@ impl Lifecycle {
             return None;
         }
         let first_seen = finding.first_seen.max(closed);
-        let anomaly = Anomaly {
+        let mut anomaly = Anomaly {
             id: id(client, kind, first_seen),
             kind,
             state: State::Open,
@@ -83,18 +99,30 @@ impl Lifecycle {
             raised: now,
             evidence: finding.evidence,
             revision: 1,
+            muted: None,
+            acknowledged: None,
+            reach: Reach::Fleet,
         };
+        let mut audience = Audience::default();
+        let marks = remarks.marks(&anomaly);
+        audience.hear(&mut anomaly, marks, now);
         self.open.push(Open {
             anomaly: anomaly.clone(),
             newer: None,
             last_seen: anomaly.last_seen,
             told: now,
+            audience,
         });
         Some(anomaly)
     }
 
     /// Renews and closes what is due at `now`.
-    pub(crate) fn advance(&mut self, now: Nanos, config: &LifecycleConfig) -> Vec<Anomaly> {
+    pub(crate) fn advance(
+        &mut self,
+        now: Nanos,
+        config: &LifecycleConfig,
+        remarks: Remarks<'_>,
+    ) -> Vec<Anomaly> {
         let patience = Duration::from_secs_f64(config.close_after_s);
         let mut changes = Vec::new();
         for open in &mut self.open {
@@ -103,9 +131,9 @@ impl Lifecycle {
             open.told = open.told.min(now);
             if now.since(open.last_seen) > patience {
                 self.closed[open.anomaly.kind as usize] = now;
-                changes.push(open.renew(now, State::Closed));
-            } else if open.is_due(now, config) {
-                changes.push(open.renew(now, State::Updated));
+                changes.push(open.renew(now, State::Closed, remarks));
+            } else if open.is_due(now, config) || open.is_remarked(remarks) {
+                changes.push(open.renew(now, State::Updated, remarks));
             }
         }
         self.open.retain(|open| open.anomaly.state != State::Closed);
@@ -113,8 +141,8 @@ impl Lifecycle {
     }
 
     /// Closes everything, because the client is forgotten.
-    pub(crate) fn close_all(&mut self, now: Nanos) -> Vec<Anomaly> {
-        self.open.drain(..).map(|mut open| open.renew(now, State::Closed)).collect()
+    pub(crate) fn close_all(&mut self, now: Nanos, remarks: Remarks<'_>) -> Vec<Anomaly> {
+        self.open.drain(..).map(|mut open| open.renew(now, State::Closed, remarks)).collect()
     }
 }
 
@@ -126,7 +154,11 @@ impl Open {
         newer.severity > self.anomaly.severity || now.since(self.told) >= pause
     }
 
-    fn renew(&mut self, now: Nanos, state: State) -> Anomaly {
+    fn is_remarked(&self, remarks: Remarks<'_>) -> bool {
+        remarks.attention.has_news_for(&self.audience, || remarks.marks(&self.anomaly))
+    }
+
+    fn renew(&mut self, now: Nanos, state: State, remarks: Remarks<'_>) -> Anomaly {
         if let Some(finding) = self.newer.take() {
             self.anomaly.severity = self.anomaly.severity.max(finding.severity);
             self.anomaly.score = finding.score;
@@ -136,9 +168,15 @@ impl Open {
         self.anomaly.last_seen = self.anomaly.last_seen.max(self.last_seen);
         self.anomaly.revision += 1;
         self.told = now;
+        let marks = remarks.marks(&self.anomaly);
+        self.audience.hear(&mut self.anomaly, marks, now);
         self.anomaly.clone()
     }
 }
+
+/// An operator that has said nothing.
+#[cfg(test)]
+pub(crate) const NO_REMARKS: Remarks<'static> = Remarks { attention: &Attention::NONE, ja4: &[] };
 
 /// The same for the same client, kind and beginning, on every machine.
 pub(crate) fn id(client: ClientId, kind: AnomalyKind, first_seen: Nanos) -> String {
@@ -148,7 +186,10 @@ pub(crate) fn id(client: ClientId, kind: AnomalyKind, first_seen: Nanos) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::anomaly::{Evidence, Severity};
+    use crate::{
+        Acknowledgement, Mute, Selector, Target,
+        anomaly::{Evidence, Remark, Severity},
+    };
 
     const CLIENT: ClientId = ClientId::V4(std::net::Ipv4Addr::LOCALHOST);
     const KIND: AnomalyKind = AnomalyKind::LowAndSlow;
@@ -163,6 +204,17 @@ mod tests {
         Finding { score: 0.9, severity, first_seen: at(first), last_seen: at(last), evidence }
     }
 
+    /// An operator that has said this about the clients' anomalies.
+    fn said(mutes: Vec<Mute>, acknowledgements: Vec<Acknowledgement>) -> Attention {
+        Attention::new(mutes, acknowledgements)
+    }
+
+    /// The remarks that hold at `second`.
+    fn at_that(attention: &mut Attention, second: u64) -> Remarks<'_> {
+        attention.advance(at(second));
+        Remarks { attention, ja4: &[] }
+    }
+
     fn config() -> LifecycleConfig {
         LifecycleConfig { close_after_s: 60.0, update_every_s: 10.0 }
     }
@@ -170,11 +222,11 @@ mod tests {
     #[test]
     fn an_anomaly_stays_open_through_a_pause_and_closes_after_a_longer_one() {
         let mut life = Lifecycle::default();
-        let opened = life.found(CLIENT, KIND, finding(0, 20, Severity::Low), at(20)).unwrap();
-        assert!(life.advance(at(79), &config()).is_empty());
-        assert!(life.found(CLIENT, KIND, finding(0, 79, Severity::Low), at(79)).is_none());
-        assert!(life.advance(at(139), &config()).iter().all(|change| change.state == State::Updated));
-        let closed = life.advance(at(140), &config());
+        let opened = life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_REMARKS, at(20)).unwrap();
+        assert!(life.advance(at(79), &config(), NO_REMARKS).is_empty());
+        assert!(life.found(CLIENT, KIND, finding(0, 79, Severity::Low), NO_REMARKS, at(79)).is_none());
+        assert!(life.advance(at(139), &config(), NO_REMARKS).iter().all(|change| change.state == State::Updated));
+        let closed = life.advance(at(140), &config(), NO_REMARKS);
         assert_eq!(
             (closed.len(), closed[0].state, &closed[0].id, closed[0].last_seen),
             (1, State::Closed, &opened.id, at(79))
@@ -185,11 +237,11 @@ mod tests {
     #[test]
     fn updates_become_rarer() {
         let mut life = Lifecycle::default();
-        life.found(CLIENT, KIND, finding(0, 20, Severity::Low), at(0)).unwrap();
+        life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_REMARKS, at(0)).unwrap();
         let told: Vec<u64> = (1..=200)
             .filter(|second| {
-                life.found(CLIENT, KIND, finding(0, *second, Severity::Low), at(*second));
-                !life.advance(at(*second), &config()).is_empty()
+                life.found(CLIENT, KIND, finding(0, *second, Severity::Low), NO_REMARKS, at(*second));
+                !life.advance(at(*second), &config(), NO_REMARKS).is_empty()
             })
             .collect();
         assert_eq!(told, [10, 30, 70, 150]);
@@ -198,10 +250,10 @@ mod tests {
     #[test]
     fn a_higher_severity_is_told_at_once_and_a_lower_one_is_not() {
         let mut life = Lifecycle::default();
-        life.found(CLIENT, KIND, finding(0, 20, Severity::Medium), at(20)).unwrap();
+        life.found(CLIENT, KIND, finding(0, 20, Severity::Medium), NO_REMARKS, at(20)).unwrap();
         let mut told_at = |second, severity| {
-            life.found(CLIENT, KIND, finding(0, second, severity), at(second));
-            let changes = life.advance(at(second), &config());
+            life.found(CLIENT, KIND, finding(0, second, severity), NO_REMARKS, at(second));
+            let changes = life.advance(at(second), &config(), NO_REMARKS);
             changes.iter().map(|change| (change.severity, change.revision)).collect::<Vec<_>>()
         };
         assert_eq!(told_at(21, Severity::High), [(Severity::High, 2)]);
@@ -213,11 +265,93 @@ mod tests {
     #[test]
     fn behaviour_that_comes_back_is_a_new_anomaly() {
         let mut life = Lifecycle::default();
-        let first = life.found(CLIENT, KIND, finding(5, 20, Severity::Low), at(20)).unwrap();
-        life.advance(at(100), &config());
-        assert!(life.found(CLIENT, KIND, finding(5, 20, Severity::Low), at(101)).is_none(), "old evidence");
-        let second = life.found(CLIENT, KIND, finding(5, 110, Severity::Low), at(110)).unwrap();
+        let first = life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_REMARKS, at(20)).unwrap();
+        life.advance(at(100), &config(), NO_REMARKS);
+        assert!(life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_REMARKS, at(101)).is_none(), "old evidence");
+        let second = life.found(CLIENT, KIND, finding(5, 110, Severity::Low), NO_REMARKS, at(110)).unwrap();
         assert_ne!(first.id, second.id);
         assert_eq!((second.first_seen, second.revision), (at(100), 1));
+    }
+
+    fn mute(until: u64) -> Mute {
+        let remark = Remark { by: "ann".into(), reason: "known".into(), at: at(0), until: at(until) };
+        Mute { target: Target::Clients(Selector::Client(CLIENT)), kind: None, remark }
+    }
+
+    /// What is told at each of these seconds, while the behaviour goes on.
+    fn told(life: &mut Lifecycle, attention: &mut Attention, seconds: &[u64]) -> Vec<(u64, State, Reach)> {
+        let mut told = Vec::new();
+        for second in seconds {
+            let remarks = at_that(attention, *second);
+            let finding = finding(0, *second, Severity::Low);
+            let opened = life.found(CLIENT, KIND, finding, remarks, at(*second));
+            let changes = opened.into_iter().chain(life.advance(at(*second), &config(), remarks));
+            told.extend(changes.map(|change| {
+                assert_eq!(change.reach == Reach::Node, change.muted.is_some());
+                (*second, change.state, change.reach)
+            }));
+        }
+        told
+    }
+
+    #[test]
+    fn what_was_found_while_muted_stays_here_and_is_raised_when_the_mute_ends() {
+        let mut life = Lifecycle::default();
+        let mut attention = said(vec![mute(25)], Vec::new());
+        let told = told(&mut life, &mut attention, &[1, 11, 21, 24, 25, 70]);
+        use Reach::{Fleet, Node};
+        use State::{Open, Updated};
+        let expected =
+            [(1, Open, Node), (11, Updated, Node), (25, Open, Fleet), (70, Updated, Fleet)];
+        assert_eq!(told, expected);
+        assert_eq!(life.open().next().map(|anomaly| anomaly.raised), Some(at(25)));
+    }
+
+    #[test]
+    fn the_fleet_hears_that_what_it_knows_of_was_muted_and_closed_and_nothing_between() {
+        let mut life = Lifecycle::default();
+        let tell = |life: &mut Lifecycle, attention: &mut Attention, second, is_seen: bool| {
+            let remarks = at_that(attention, second);
+            if is_seen {
+                life.found(CLIENT, KIND, finding(0, second, Severity::Low), remarks, at(second));
+            }
+            let changes = life.advance(at(second), &config(), remarks);
+            changes.iter().map(|change| (change.state, change.reach)).collect::<Vec<_>>()
+        };
+        let mut attention = Attention::default();
+        assert_eq!(tell(&mut life, &mut attention, 1, true), []);
+        let mut attention = said(vec![mute(1000)], Vec::new());
+        assert_eq!(tell(&mut life, &mut attention, 2, false), [(State::Updated, Reach::Fleet)]);
+        assert_eq!(tell(&mut life, &mut attention, 30, true), [(State::Updated, Reach::Node)]);
+        assert_eq!(tell(&mut life, &mut attention, 91, false), [(State::Closed, Reach::Fleet)]);
+    }
+
+    #[test]
+    fn what_was_never_raised_closes_unheard() {
+        let mut life = Lifecycle::default();
+        let mut attention = said(vec![mute(1000)], Vec::new());
+        let remarks = at_that(&mut attention, 1);
+        life.found(CLIENT, KIND, finding(0, 1, Severity::Low), remarks, at(1)).unwrap();
+        let remarks = at_that(&mut attention, 1000);
+        let closed = life.advance(at(1000), &config(), remarks);
+        assert_eq!((closed[0].state, closed[0].reach), (State::Closed, Reach::Node));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_told_at_once_and_so_is_its_end() {
+        let mut life = Lifecycle::default();
+        let mut attention = Attention::default();
+        let remarks = at_that(&mut attention, 1);
+        let anomaly = life.found(CLIENT, KIND, finding(0, 1, Severity::Low), remarks, at(1)).unwrap();
+        let remark = Remark { by: "ann".into(), reason: "asked them".into(), at: at(2), until: at(9) };
+        let known = Acknowledgement { anomaly: anomaly.id, remark: remark.clone() };
+        let mut attention = said(Vec::new(), vec![known]);
+        for (second, expected) in [(2, vec![Some(remark)]), (3, vec![]), (9, vec![None]), (10, vec![])] {
+            let remarks = at_that(&mut attention, second);
+            let changes = life.advance(at(second), &config(), remarks);
+            assert!(changes.iter().all(|change| change.reach == Reach::Fleet));
+            let marks: Vec<_> = changes.into_iter().map(|change| change.acknowledged).collect();
+            assert_eq!(marks, expected, "at {second}");
+        }
     }
 }

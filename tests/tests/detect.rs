@@ -120,6 +120,29 @@ fn what_a_contract_allows_is_not_raised_and_going_over_it_is() {
 }
 
 #[test]
+fn what_is_muted_is_counted_and_left_out_unless_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (contracts, alerts) = (folder.path().join("contracts.toml"), folder.path().join("alerts.jsonl"));
+    let mute = "[[mute]]\nclients = [\"198.51.100.64/30\"]\nkinds = [\"logit_harvest\"]\nreason = \"evaluation\"\n\
+                expires = 2100-01-01\n";
+    fs::write(&contracts, mute).unwrap();
+    let detect = |more: &[&str]| {
+        let mut command = Command::new(binary::path("hydrometer").unwrap());
+        command.args(["detect", "-", "-o", "json", "--contracts"]).arg(&contracts).args(more);
+        fed(&mut command, recording().as_bytes()).unwrap()
+    };
+    let output = detect(&["--alerts", alerts.to_str().unwrap()]);
+    assert!(opened(&output).iter().eq(["198.51.100.9"]), "{output:?}");
+    assert!(text(&output.stderr).contains("anomalies that were muted, and are not shown without --muted: 1"));
+    assert!(!fs::read_to_string(alerts).unwrap().contains("198.51.100.66"));
+    let output = detect(&["--muted"]);
+    assert!(opened(&output).iter().eq(["198.51.100.66", "198.51.100.9"]), "{output:?}");
+    let muted =
+        text(&output.stdout).lines().filter(|line| line.contains("\"reason\":\"evaluation\"")).count();
+    assert!(muted > 0, "{output:?}");
+}
+
+#[test]
 fn a_line_that_is_no_exchange_is_named_and_all_others_are_judged() {
     let recording = recording();
     let whole = detect(&recording, "json");

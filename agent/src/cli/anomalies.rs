@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::bail;
 use clap::Args;
-use hydrometer_proto::v1::{Anomaly, AnomalyKind, FeatureEvidence, Severity, WatchAnomaliesRequest};
+use hydrometer_proto::v1::{Anomaly, AnomalyKind, FeatureEvidence, Remark, Severity, WatchAnomaliesRequest};
 use jiff::Timestamp;
 
 use super::{
@@ -39,6 +39,9 @@ pub struct AnomaliesArgs {
     /// Only this client
     #[arg(long, value_name = "ADDR")]
     client: Option<String>,
+    /// Also those that are muted
+    #[arg(long)]
+    muted: bool,
     /// When to colour
     #[arg(long, value_enum, default_value_t)]
     color: ColorChoice,
@@ -54,6 +57,7 @@ impl AnomaliesArgs {
             kinds: self.kind.iter().map(|&kind| kind.into()).collect(),
             min_severity: self.min_severity.unwrap_or_default().into(),
             client: self.client.clone().unwrap_or_default(),
+            muted: self.muted,
         }
     }
 }
@@ -170,13 +174,13 @@ pub fn header(paint: Paint) -> String {
 pub fn line(anomaly: &Anomaly, paint: Paint) -> String {
     let cells = columns(
         &units::instant(words::instant(anomaly.last_seen.as_ref())),
-        &words::state(anomaly.state),
+        &state(anomaly),
         &words::severity(anomaly.severity),
         &words::kind(anomaly.kind),
         &anomaly.client,
         &format!("{:.2}", anomaly.score),
     );
-    let is_open = words::is_open(anomaly);
+    let is_raised = words::is_raised(anomaly);
     let tones = [
         Tone::Plain,
         Tone::Plain,
@@ -187,7 +191,7 @@ pub fn line(anomaly: &Anomaly, paint: Paint) -> String {
     ];
     let mut text = String::new();
     for (cell, tone) in cells.iter().zip(tones) {
-        text.push_str(&paint.text(if is_open { tone } else { Tone::Dim }, cell));
+        text.push_str(&paint.text(if is_raised { tone } else { Tone::Dim }, cell));
         text.push_str("  ");
     }
     text.push_str(
@@ -197,14 +201,20 @@ pub fn line(anomaly: &Anomaly, paint: Paint) -> String {
     text
 }
 
+/// Its state; what is open and muted is `muted`.
+fn state(anomaly: &Anomaly) -> String {
+    let is_muted = words::is_open(anomaly) && anomaly.muted.is_some();
+    if is_muted { "muted".to_owned() } else { words::state(anomaly.state) }
+}
+
 /// One anomaly of a client already named, on lines that fit a narrow terminal.
 pub fn finding(anomaly: &Anomaly, paint: Paint) -> String {
-    let tone = if words::is_open(anomaly) { words::severity_tone(anomaly.severity) } else { Tone::Dim };
+    let tone = if words::is_raised(anomaly) { words::severity_tone(anomaly.severity) } else { Tone::Dim };
     let title = format!(
         "{} {} {}, score {:.2}",
         words::severity(anomaly.severity).to_uppercase(),
         words::kind(anomaly.kind),
-        words::state(anomaly.state),
+        state(anomaly),
         anomaly.score
     );
     let summary = anomaly.evidence.as_ref().map_or("", |evidence| &evidence.summary);
@@ -232,9 +242,22 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
         text.push('\n');
     }
     if !anomaly.benign_if.is_empty() {
-        text.push_str(&paint.text(Tone::Plain, &format!("    harmless if {}\n", anomaly.benign_if)));
+        text.push_str(&paint.text(Tone::Plain, &format!("    harmless if {}", anomaly.benign_if)));
+        text.push('\n');
+    }
+    for (what, remark) in [("muted", &anomaly.muted), ("acknowledged", &anomaly.acknowledged)] {
+        if let Some(remark) = remark {
+            text.push_str(&paint.text(Tone::Plain, &format!("    {what} {}", said(remark))));
+            text.push('\n');
+        }
     }
     text
+}
+
+/// Who says so, why, and until when.
+pub fn said(remark: &Remark) -> String {
+    let until = units::instant(words::instant(remark.until.as_ref()));
+    format!("by {} until {until}: {}", remark.by, remark.reason)
 }
 
 /// A feature beside what it was compared with. A fixed limit is not usual, and nothing deviates from it.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use hydrometer_engine::{
     Engine, EngineConfig, Exchange, ExchangeRecord, Nanos, Release,
-    anomaly::{Anomaly, State},
+    anomaly::{Anomaly, Reach, State},
 };
 
 use super::{
@@ -46,9 +46,12 @@ pub struct DetectArgs {
     /// commas or by repeating
     #[arg(long, value_name = "PORT:SECONDS", value_delimiter = ',', value_parser = release)]
     releases: Vec<Release>,
-    /// What the operator knows: contracts, own machines and releases, as tables of TOML
+    /// What the operator knows: contracts, own machines, releases, mutes and acknowledgements, as tables of TOML
     #[arg(long, value_name = "FILE")]
     contracts: Option<PathBuf>,
+    /// Show anomalies that are muted, too
+    #[arg(long)]
+    muted: bool,
 }
 
 /// Between two looks at the clients.
@@ -73,6 +76,8 @@ pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
         now: None,
         printer: Printer::new(args.output, args.color),
         alerts: args.alerts.as_deref().map(create).transpose()?,
+        shows: if args.muted { Reach::Node } else { Reach::Fleet },
+        muted: 0,
     };
     let mut wrong = Vec::new();
     let mut unread = 0_u64;
@@ -160,6 +165,10 @@ struct Recording {
     printer: Printer,
     /// Where alerts go as well.
     alerts: Option<BufWriter<File>>,
+    /// What is shown: all that goes so far, or further.
+    shows: Reach,
+    /// Anomalies that were not shown when they opened.
+    muted: u64,
 }
 
 impl Recording {
@@ -189,6 +198,9 @@ impl Recording {
         for loss in self.engine.stats().losses.iter().filter(|loss| loss.count > 0) {
             eprintln!("{}: {}. {}", loss.stage, loss.count, loss.meaning);
         }
+        if self.muted > 0 {
+            eprintln!("anomalies that were muted, and are not shown without --muted: {}", self.muted);
+        }
         self.printer.finish()
     }
 
@@ -207,8 +219,12 @@ impl Recording {
     fn advance(&mut self, now: Nanos) -> anyhow::Result<()> {
         self.now = Some(now);
         for anomaly in self.engine.advance(now) {
-            if let Some(alerts) = &mut self.alerts {
+            if let Some(alerts) = self.alerts.as_mut().filter(|_| anomaly.reach == Reach::Fleet) {
                 alert(alerts, &anomaly).context("cannot write the alerts")?;
+            }
+            if anomaly.reach < self.shows {
+                self.muted += u64::from(anomaly.state == State::Open);
+                continue;
             }
             self.printer.print(&convert::anomaly(anomaly, ""))?;
         }

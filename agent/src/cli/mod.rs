@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::runtime;
 
+pub mod acknowledge;
 pub mod agent;
 pub mod anomalies;
 pub mod chart;
@@ -15,6 +16,7 @@ pub mod client;
 pub mod clients;
 pub mod connect;
 pub mod detect;
+pub mod mute;
 pub mod output;
 pub mod replay;
 pub mod schema;
@@ -45,6 +47,10 @@ enum Command {
     Client(client::ClientArgs),
     Top(top::TopArgs),
     Anomalies(anomalies::AnomaliesArgs),
+    Mute(mute::MuteArgs),
+    Unmute(mute::UnmuteArgs),
+    Mutes(mute::MutesArgs),
+    Acknowledge(acknowledge::AcknowledgeArgs),
     Status(status::StatusArgs),
     Replay(replay::ReplayArgs),
     Detect(detect::DetectArgs),
@@ -60,6 +66,10 @@ impl Cli {
             Command::Client(args) => wait(client::run(args, &socket)),
             Command::Top(args) => wait(top::run(args, &socket)),
             Command::Anomalies(args) => wait(anomalies::run(args, &socket)),
+            Command::Mute(args) => wait(mute::mute(args, &socket)),
+            Command::Unmute(args) => wait(mute::unmute(args, &socket)),
+            Command::Mutes(args) => wait(mute::list(args, &socket)),
+            Command::Acknowledge(args) => wait(acknowledge::run(args, &socket)),
             Command::Status(args) => wait(status::run(args, &socket)),
             Command::Replay(args) => replay::run(&args),
             Command::Detect(args) => detect::run(&args),

@@ -265,6 +265,36 @@ pub struct Anomaly {
     pub features: Vec<Feature>,
     /// Series behind them.
     pub series: Vec<Series>,
+    /// That it is not to be raised; `null` when nobody has said so.
+    pub muted: Option<Remark>,
+    /// That it is known; `null` when nobody has said so.
+    pub acknowledged: Option<Remark>,
+}
+
+/// What somebody has said about anomalies.
+#[derive(Debug, Serialize)]
+pub struct Remark {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When it was said; `null` when it stands in the agent's settings.
+    pub at: Option<Timestamp>,
+    /// From then on it no longer holds.
+    pub until: Option<Timestamp>,
+}
+
+/// One mute: `mutes -o json` has a list of them.
+#[derive(Debug, Serialize)]
+pub struct Mute {
+    /// A client, a network, a TLS stack, or the identifier of an anomaly.
+    pub target: String,
+    /// Only this kind; `null` for every kind.
+    pub kind: Option<String>,
+    /// Who says so, why, and until when.
+    pub remark: Option<Remark>,
+    /// Whether it stands in the agent's settings.
+    pub in_settings: bool,
 }
 
 /// A feature that decided; value and baseline are in `unit`.
@@ -328,8 +358,10 @@ pub struct Status {
     pub control_plane: Option<ControlPlane>,
     /// Clients known.
     pub clients: u64,
-    /// Anomalies open.
+    /// Anomalies open, those that are muted left out.
     pub open_anomalies: u64,
+    /// Anomalies open and muted.
+    pub muted_anomalies: u64,
     /// Exchanges since start.
     pub exchanges: u64,
 }

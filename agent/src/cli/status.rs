@@ -112,9 +112,13 @@ fn agent(status: &GetStatusResponse, now: Timestamp, paint: Paint) -> String {
         || units::ABSENT.to_owned(),
         |at| units::duration(now.duration_since(at).try_into().unwrap_or_default()),
     );
+    let muted = match status.muted_anomalies {
+        0 => String::new(),
+        muted => format!(" and {} muted", units::count(muted)),
+    };
     let anomalies = (
         if status.open_anomalies > 0 { Tone::Bad } else { Tone::Plain },
-        units::count(status.open_anomalies),
+        units::count(status.open_anomalies) + &muted,
     );
     let mut text = String::new();
     for (name, (tone, value)) in [

@@ -10,7 +10,7 @@ use hydrometer_proto::v1::{
     Accuracy, Anomaly, AnomalyKind, AnomalyState, Client, ClientIdentity, Histogram, Protocol, Service,
     Severity, WindowFeatures,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 use super::output::Tone;
 
@@ -100,6 +100,33 @@ pub fn parse_since(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     }
 }
 
+/// Reads how long something is to hold: a span such as `7d`, of days of 24 hours.
+pub fn parse_period(text: &str) -> anyhow::Result<Duration> {
+    let span = Span::from_str(text).ok();
+    let period = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let period = period.and_then(|period| Duration::try_from(period).ok()).filter(|period| !period.is_zero());
+    match period {
+        Some(period) => Ok(period),
+        None => bail!("{text:?} is not a span; give one such as 7d, 12h or 2w"),
+    }
+}
+
+/// A duration as the protocol has it.
+pub fn to_duration(period: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
+        // Less than a second of nanoseconds fits.
+        nanos: period.subsec_nanos().cast_signed(),
+    }
+}
+
+/// Who runs the command, as far as the environment says.
+pub fn user() -> String {
+    let mut named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let named = named.find(|name| !name.trim().is_empty());
+    named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
 /// How a severity is to be seen.
 pub fn severity_tone(value: i32) -> Tone {
     match Severity::try_from(value) {
@@ -107,6 +134,11 @@ pub fn severity_tone(value: i32) -> Tone {
         Ok(Severity::Medium) => Tone::Warn,
         _ => Tone::Plain,
     }
+}
+
+/// Whether the anomaly is still going on, and not muted.
+pub fn is_raised(anomaly: &Anomaly) -> bool {
+    is_open(anomaly) && anomaly.muted.is_none()
 }
 
 /// Whether the anomaly is still going on.
@@ -174,6 +206,15 @@ mod tests {
         );
         assert!(parse_kind("unspecified").is_err());
         assert!(parse_severity("awful").unwrap_err().to_string().ends_with("low, medium, high, critical"));
+    }
+
+    #[test]
+    fn a_period_is_a_span_of_some_length() {
+        assert_eq!(parse_period("7d").unwrap(), Duration::from_hours(7 * 24));
+        assert_eq!(parse_period("1w 30m").unwrap(), Duration::from_hours(7 * 24) + Duration::from_mins(30));
+        for wrong in ["", "0s", "-1h", "7", "1mo", "forever"] {
+            assert!(parse_period(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

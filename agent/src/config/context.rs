@@ -1,16 +1,19 @@
-//! What the operator knows about clients, as it is written: contracts, own machines, releases.
+//! What the operator knows about clients, as it is written: contracts, own machines, releases, mutes, acknowledgements.
 //!
 //! In flow tables of TOML, in a file of their own or in the agent's settings; out flows what the engine takes.
 
 use std::{fs, path::Path};
 
 use hydrometer_engine::{
-    Context, Contract, Infrastructure, Ipv6Prefix, Limits, Nanos, Release, Selector, anomaly::AnomalyKind,
+    Acknowledgement, Context, Contract, Infrastructure, Ipv6Prefix, Limits, Mute, Nanos, Release, Selector,
+    Target,
+    anomaly::{AnomalyKind, Remark},
 };
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::Deserialize;
 
 use super::{ConfigError, Problems, parse_error};
+use crate::mutes::MAX_MUTES;
 
 /// Contracts that may be named: each takes 2 KiB.
 const MAX_CONTRACTS: usize = 10_000;
@@ -25,6 +28,10 @@ pub struct ContextSettings {
     pub(super) infrastructure: Vec<InfrastructureSettings>,
     /// New models.
     pub(super) release: Vec<ReleaseSettings>,
+    /// Anomalies that are not to be raised.
+    pub(super) mute: Vec<MuteSettings>,
+    /// Anomalies that somebody has taken up.
+    pub(super) acknowledgement: Vec<AcknowledgementSettings>,
 }
 
 /// One `[[contract]]`.
@@ -56,6 +63,31 @@ pub struct InfrastructureSettings {
 pub struct ReleaseSettings {
     port: u16,
     at: toml::value::Datetime,
+}
+
+/// One `[[mute]]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MuteSettings {
+    #[serde(default)]
+    clients: Vec<String>,
+    #[serde(default)]
+    anomalies: Vec<String>,
+    #[serde(default)]
+    kinds: Vec<String>,
+    reason: String,
+    by: Option<String>,
+    expires: toml::value::Datetime,
+}
+
+/// One `[[acknowledgement]]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcknowledgementSettings {
+    anomaly: String,
+    reason: String,
+    by: Option<String>,
+    expires: toml::value::Datetime,
 }
 
 /// What a contract may allow by one word, and the kinds of anomalies that then are not raised.
@@ -100,6 +132,8 @@ impl ContextSettings {
         self.contract.extend(other.contract);
         self.infrastructure.extend(other.infrastructure);
         self.release.extend(other.release);
+        self.mute.extend(other.mute);
+        self.acknowledgement.extend(other.acknowledgement);
         self
     }
 
@@ -124,7 +158,14 @@ impl ContextSettings {
             }
         }
         let releases = self.release.into_iter().filter_map(|release| release.validate(problems)).collect();
-        (Context { contracts, infrastructure }, releases)
+        let mutes: Vec<Mute> =
+            self.mute.into_iter().flat_map(|mute| mute.validate(prefix, problems)).collect();
+        problems.check(mutes.len() <= MAX_MUTES, || {
+            format!("{} mutes are given, and {MAX_MUTES} is the most: mute networks", mutes.len())
+        });
+        let acknowledgements = self.acknowledgement.into_iter();
+        let acknowledgements = acknowledgements.filter_map(|known| known.validate(problems)).collect();
+        (Context { contracts, infrastructure, mutes, acknowledgements }, releases)
     }
 }
 
@@ -181,6 +222,70 @@ impl ReleaseSettings {
         let at = instant(&self.at, civil::Time::MIN, &place, problems)?;
         Some(Release { port: self.port, at_s: at.as_secs_f64() })
     }
+}
+
+impl MuteSettings {
+    /// A mute for each target and kind.
+    fn validate(self, prefix: Ipv6Prefix, problems: &mut Problems) -> Vec<Mute> {
+        let place = format!("mute of {:?}", [self.clients.clone(), self.anomalies.clone()].concat());
+        problems.check(!(self.clients.is_empty() && self.anomalies.is_empty()), || {
+            "a mute names neither clients nor anomalies: give one of them".to_owned()
+        });
+        let mut targets = Vec::new();
+        for (texts, is_anomaly) in [(&self.clients, false), (&self.anomalies, true)] {
+            for text in texts {
+                match Target::parse(text, prefix) {
+                    Ok(target) if matches!(target, Target::Anomaly(_)) == is_anomaly => targets.push(target),
+                    Ok(_) if is_anomaly => {
+                        problems.add(format!("{place}: {text:?} is no identifier of an anomaly"));
+                    }
+                    Ok(_) => problems.add(format!("{place}: {text:?} is an anomaly: name it in anomalies")),
+                    Err(error) => problems.add(format!("{place}: {error}")),
+                }
+            }
+        }
+        let mut kinds: Vec<Option<AnomalyKind>> = Vec::new();
+        for name in &self.kinds {
+            let kind = AnomalyKind::named(name);
+            problems.check(kind.is_some(), || format!("{place}: {name:?} is not a kind of anomalies"));
+            kinds.push(kind);
+        }
+        if kinds.is_empty() {
+            kinds.push(None);
+        }
+        let Some(remark) = remark(self.by, self.reason, &self.expires, &place, problems) else {
+            return Vec::new();
+        };
+        let mute = |target: &Target, kind| Mute { target: target.clone(), kind, remark: remark.clone() };
+        targets.iter().flat_map(|target| kinds.iter().map(move |kind| mute(target, *kind))).collect()
+    }
+}
+
+impl AcknowledgementSettings {
+    fn validate(self, problems: &mut Problems) -> Option<Acknowledgement> {
+        let place = format!("acknowledgement of {:?}", self.anomaly);
+        let remark = remark(self.by, self.reason, &self.expires, &place, problems)?;
+        let target = Target::parse(&self.anomaly, Ipv6Prefix::default());
+        let Ok(Target::Anomaly(anomaly)) = target else {
+            problems.add(format!("{place}: that is no identifier of an anomaly, of 16 digits"));
+            return None;
+        };
+        Some(Acknowledgement { anomaly, remark })
+    }
+}
+
+/// What stands in the settings was said at no known time.
+fn remark(
+    by: Option<String>,
+    reason: String,
+    expires: &toml::value::Datetime,
+    place: &str,
+    problems: &mut Problems,
+) -> Option<Remark> {
+    problems.check(!reason.trim().is_empty(), || format!("{place} has no reason: give one"));
+    let until = instant(expires, civil::Time::MAX, place, problems)?;
+    let by = by.unwrap_or_else(|| "the settings".to_owned());
+    Some(Remark { by, reason, at: Nanos::default(), until })
 }
 
 fn selectors(texts: &[String], prefix: Ipv6Prefix, place: &str, problems: &mut Problems) -> Vec<Selector> {
@@ -241,7 +346,10 @@ mod tests {
         let text = "[[contract]]\nname = \"Acme\"\nclients = [\"203.0.113.0/24\", \"2001:db8::42\"]\n\
                     tokens_per_day = 5e6\nallows = [\"batch\", \"logit_harvest\"]\nexpires = 2027-01-31\n\
                     [[infrastructure]]\nrole = \"health check\"\nclients = [\"10.0.0.9\"]\n\
-                    [[release]]\nport = 8003\nat = 2026-11-20T09:00:00Z\n";
+                    [[release]]\nport = 8003\nat = 2026-11-20T09:00:00Z\n\
+                    [[mute]]\nclients = [\"203.0.113.9\", \"198.51.100.0/24\"]\nanomalies = [\"c5e4488dbb0ba68b\"]\n\
+                    kinds = [\"flood\", \"low-and-slow\"]\nreason = \"load test\"\nby = \"ann\"\nexpires = 2027-01-31\n\
+                    [[acknowledgement]]\nanomaly = \"c5e4488dbb0ba68b\"\nreason = \"asked\"\nexpires = 2027-01-31\n";
         let (context, releases) = validate(text).unwrap();
         let contract = &context.contracts[0];
         assert_eq!((contract.name.as_str(), contract.clients.len()), ("Acme", 2));
@@ -253,6 +361,14 @@ mod tests {
         let expires = contract.expires.unwrap();
         assert!(expires > end("2027-01-31T23:59:59Z") && expires < end("2027-02-01T00:00:00Z"));
         assert_eq!(context.infrastructure[0].role, "health check");
+        let mutes = &context.mutes;
+        assert_eq!((mutes.len(), mutes[1].kind), (6, Some(AnomalyKind::LowAndSlow)));
+        assert_eq!(
+            (mutes[5].target.to_string().as_str(), mutes[5].remark.until),
+            ("c5e4488dbb0ba68b", expires)
+        );
+        let known = &context.acknowledgements[0];
+        assert_eq!((known.remark.by.as_str(), known.remark.reason.as_str()), ("the settings", "asked"));
         assert_eq!(releases, [Release { port: 8003, at_s: 1_795_165_200.0 }]);
     }
 
@@ -261,7 +377,10 @@ mod tests {
         let text = "[[contract]]\nname = \"A\"\nclients = [\"host\"]\nrequests_per_minute = -1.0\n\
                     allows = [\"mischief\"]\nexpires = 07:30:00\n\
                     [[contract]]\nname = \"A\"\nclients = []\nbytes_per_day = nan\n\
-                    [[infrastructure]]\nrole = \"probe\"\nclients = [\"ja4:t13d1516h2_8daaf6152771_b186095e22b6\"]\n";
+                    [[infrastructure]]\nrole = \"probe\"\nclients = [\"ja4:t13d1516h2_8daaf6152771_b186095e22b6\"]\n\
+                    [[mute]]\nreason = \"\"\nexpires = 2027-01-31\n\
+                    [[mute]]\nclients = [\"c5e4488dbb0ba68b\"]\nkinds = [\"noise\"]\nreason = \"x\"\nexpires = 07:30:00\n\
+                    [[acknowledgement]]\nanomaly = \"203.0.113.7\"\nreason = \"x\"\nexpires = 2027-01-31\n";
         let said = validate(text).unwrap_err().to_string();
         for problem in [
             "contract \"A\": \"host\" is not a client",
@@ -272,6 +391,11 @@ mod tests {
             "bytes_per_day is NaN",
             "two contracts are named \"A\"",
             "infrastructure \"probe\": a JA4 fingerprint is no proof",
+            "a mute names neither clients nor anomalies",
+            "mute of [] has no reason",
+            "\"c5e4488dbb0ba68b\" is an anomaly: name it in anomalies",
+            "\"noise\" is not a kind",
+            "acknowledgement of \"203.0.113.7\": that is no identifier",
         ] {
             assert!(said.contains(problem), "{problem}: {said}");
         }

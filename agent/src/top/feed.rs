@@ -75,7 +75,7 @@ impl Feed {
             limit: self.limit,
             interval: prost_types::Duration::try_from(self.interval).ok(),
         };
-        let follow = WatchAnomaliesRequest { follow: true, ..WatchAnomaliesRequest::default() };
+        let follow = WatchAnomaliesRequest { follow: true, muted: true, ..WatchAnomaliesRequest::default() };
         let mut clients = agent.watch_clients(request).await.map_err(refused)?.into_inner();
         let mut anomalies = agent.watch_anomalies(follow).await.map_err(refused)?.into_inner();
         let mut status_due = interval(STATUS_EVERY);

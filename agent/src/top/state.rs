@@ -184,7 +184,7 @@ impl App {
                 self.newest = message.clients;
                 self.thaw();
             }
-            Update::Anomaly(anomaly) if words::is_open(&anomaly) => {
+            Update::Anomaly(anomaly) if words::is_raised(&anomaly) => {
                 self.open.insert(anomaly.id.clone(), *anomaly);
             }
             Update::Anomaly(anomaly) => {

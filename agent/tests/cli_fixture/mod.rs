@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
-    Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ClientIdentity,
+    AcknowledgeRequest, AcknowledgeResponse, Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ClientIdentity,
     ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse,
     GetStatusRequest, GetStatusResponse, Histogram, Interfaces, ListClientsRequest, ListClientsResponse,
-    Loss, MapStatus, PacketCounters, ProgramStatus, Protocol, Series, Service, Severity, UnwatchedInterface,
+    ListMutesRequest, ListMutesResponse, Loss, MapStatus, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series, Service, Severity, UnmuteRequest, UnmuteResponse, UnwatchedInterface,
     WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
@@ -214,6 +214,7 @@ pub fn anomalies() -> Vec<Anomaly> {
                 series: vec![],
                 exchanges: 640,
             }),
+            acknowledged: Some(remark("ann", "asked the customer")),
             ..anomaly(
                 "an-logit",
                 AnomalyKind::LogitHarvest,
@@ -231,6 +232,7 @@ pub fn anomalies() -> Vec<Anomaly> {
                 series: vec![],
                 exchanges: 540,
             }),
+            muted: Some(remark("ann", "load test of release 9")),
             ..anomaly("an-rate", AnomalyKind::Flood, AnomalyState::Closed, Severity::Medium, "203.0.113.7")
         },
     ]
@@ -353,6 +355,7 @@ pub fn status() -> GetStatusResponse {
         }),
         clients: 5,
         open_anomalies: 2,
+        muted_anomalies: 1,
         programs: vec![
             ProgramStatus {
                 name: "ingress".to_owned(),
@@ -439,6 +442,64 @@ impl Agent for Fixed {
     ) -> Result<Response<GetStatusResponse>, Status> {
         Ok(Response::new(status()))
     }
+
+    async fn mute(&self, request: Request<MuteRequest>) -> Result<Response<MuteResponse>, Status> {
+        let MuteRequest { target, kind, reason, by, period } = request.into_inner();
+        let until = period.map(|period| prost_types::Timestamp {
+            seconds: now().as_second() + period.seconds,
+            nanos: period.nanos,
+        });
+        let remark = Remark { by, reason, at: before(0), until };
+        let mute = Mute { target, kind, remark: Some(remark), in_settings: false };
+        Ok(Response::new(MuteResponse { mute: Some(mute) }))
+    }
+
+    async fn unmute(&self, request: Request<UnmuteRequest>) -> Result<Response<UnmuteResponse>, Status> {
+        let mut mutes = mutes();
+        mutes.retain(|mute| mute.target == request.get_ref().target);
+        Ok(Response::new(UnmuteResponse { mutes }))
+    }
+
+    async fn list_mutes(
+        &self,
+        _request: Request<ListMutesRequest>,
+    ) -> Result<Response<ListMutesResponse>, Status> {
+        Ok(Response::new(ListMutesResponse { mutes: mutes() }))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        let AcknowledgeRequest { id, reason, by, .. } = request.into_inner();
+        let anomaly = anomalies().into_iter().find(|anomaly| anomaly.id == id);
+        let anomaly = anomaly.ok_or_else(|| Status::not_found(format!("no anomaly {id} is open here")))?;
+        let remark = Remark { by, reason, at: before(0), until: before(-3_600) };
+        Ok(Response::new(AcknowledgeResponse {
+            anomaly: Some(Anomaly { acknowledged: Some(remark), ..anomaly }),
+        }))
+    }
+}
+
+fn remark(by: &str, reason: &str) -> Remark {
+    Remark { by: by.to_owned(), reason: reason.to_owned(), at: before(60), until: before(-86_400) }
+}
+
+pub fn mutes() -> Vec<Mute> {
+    vec![
+        Mute {
+            target: "203.0.113.0/24".to_owned(),
+            kind: AnomalyKind::Flood.into(),
+            remark: Some(remark("ann", "load test of release 9\x1b[31m")),
+            in_settings: false,
+        },
+        Mute {
+            target: "198.51.100.7".to_owned(),
+            remark: Some(Remark { at: None, ..remark("the settings", "our own monitor") }),
+            in_settings: true,
+            ..Mute::default()
+        },
+    ]
 }
 
 /// A served socket; dropping it stops the agent at once, its streams included.

@@ -31,8 +31,9 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     ClientId, LifecycleConfig, Nanos, Release,
     anomaly::{
-        Anomaly, AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Member, Series, Severity, State,
+        Anomaly, AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Member, Reach, Series, Severity, State,
     },
+    attention::{Attention, Audience, Marks},
     lifecycle,
     trail::{Digest, Trail},
 };
@@ -117,6 +118,7 @@ struct Campaign {
     told_members: usize,
     told_kind: AnomalyKind,
     revision: u32,
+    audience: Audience,
 }
 
 /// A member's part.
@@ -175,6 +177,7 @@ impl Campaigns {
         &mut self,
         bounds: &Bounds<'_>,
         config: &LifecycleConfig,
+        attention: &Attention,
         now: Nanos,
     ) -> Vec<Anomaly> {
         let patience = Duration::from_secs_f64(config.close_after_s);
@@ -184,13 +187,18 @@ impl Campaigns {
             let is_over = now.since(campaign.last_seen) > patience;
             let has_grown = campaign.members.len() as f64 >= campaign.told_members as f64 * GROWTH;
             let is_due = campaign.revision == 0 || now.since(campaign.told) >= TELL_EVERY;
+            let is_remarked = attention.has_news_for(&campaign.audience, || campaign.marks(attention));
             if is_over
+                || is_remarked
                 || is_due && (has_grown || campaign.revision == 0 || now.since(campaign.told) >= FRESH / 24)
             {
                 campaign.kind = campaign.classify(bounds, &self.ports, total);
-                let is_news = has_grown || campaign.revision == 0 || campaign.kind != campaign.told_kind;
+                let is_news = has_grown
+                    || is_remarked
+                    || campaign.revision == 0
+                    || campaign.kind != campaign.told_kind;
                 if is_over || is_news {
-                    changes.push(campaign.tell(is_over, now));
+                    changes.push(campaign.tell(is_over, attention, now));
                 } else {
                     campaign.told = now;
                 }
@@ -329,6 +337,7 @@ impl Campaigns {
             told_members: 0,
             told_kind: AnomalyKind::Hydra,
             revision: 0,
+            audience: Audience::default(),
         });
     }
 }
@@ -370,7 +379,14 @@ impl Campaign {
         moved >= NEWEST / 2 && share >= 0.5 && share >= 2.0 * adopted
     }
 
-    fn tell(&mut self, is_over: bool, now: Nanos) -> Anomaly {
+    /// What the operator has said about it; about its clients, when that is about all of them.
+    fn marks(&self, attention: &Attention) -> Marks {
+        attention.marks(&self.id, self.kind, |selector| {
+            self.members.keys().all(|client| selector.has(*client, self.ja4.as_slice()))
+        })
+    }
+
+    fn tell(&mut self, is_over: bool, attention: &Attention, now: Nanos) -> Anomaly {
         let state = match (is_over, self.revision) {
             (true, _) => State::Closed,
             (false, 0) => State::Open,
@@ -381,7 +397,7 @@ impl Campaign {
         self.told_members = self.members.len();
         self.told_kind = self.kind;
         let requests: u64 = self.members.values().map(|part| part.requests).sum();
-        Anomaly {
+        let mut anomaly = Anomaly {
             id: self.id.clone(),
             kind: self.kind,
             state,
@@ -406,7 +422,15 @@ impl Campaign {
                 exchanges: requests,
             },
             revision: self.revision,
-        }
+            muted: None,
+            acknowledged: None,
+            reach: Reach::Fleet,
+        };
+        let marks = self.marks(attention);
+        self.audience.hear(&mut anomaly, marks, now);
+        // As the fleet was told.
+        self.raised = anomaly.raised;
+        anomaly
     }
 
     fn summary(&self) -> String {

@@ -4,7 +4,7 @@ use hydrometer_proto::v1;
 
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
-    Histogram, Interfaces, Map, Member, Packets, Program, Series, Service, Status, UnwatchedInterface,
+    Histogram, Interfaces, Map, Member, Mute, Packets, Program, Remark, Series, Service, Status, UnwatchedInterface,
     Window,
 };
 use crate::cli::words;
@@ -180,6 +180,31 @@ impl From<&v1::Anomaly> for Anomaly {
             series: all(&evidence.series),
             summary: evidence.summary,
             benign_if: anomaly.benign_if.clone(),
+            muted: anomaly.muted.as_ref().map(Remark::from),
+            acknowledged: anomaly.acknowledged.as_ref().map(Remark::from),
+        }
+    }
+}
+
+impl From<&v1::Remark> for Remark {
+    fn from(remark: &v1::Remark) -> Self {
+        Self {
+            by: remark.by.clone(),
+            reason: remark.reason.clone(),
+            at: words::instant(remark.at.as_ref()),
+            until: words::instant(remark.until.as_ref()),
+        }
+    }
+}
+
+impl From<&v1::Mute> for Mute {
+    fn from(mute: &v1::Mute) -> Self {
+        let is_of_every = mute.kind() == v1::AnomalyKind::Unspecified;
+        Self {
+            target: mute.target.clone(),
+            kind: (!is_of_every).then(|| words::kind(mute.kind)),
+            remark: mute.remark.as_ref().map(Remark::from),
+            in_settings: mute.in_settings,
         }
     }
 }
@@ -226,6 +251,7 @@ impl From<&v1::GetStatusResponse> for Status {
             control_plane: status.control_plane.as_ref().map(ControlPlane::from),
             clients: status.clients,
             open_anomalies: status.open_anomalies,
+            muted_anomalies: status.muted_anomalies,
             exchanges: status.exchanges,
         }
     }
