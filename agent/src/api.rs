@@ -453,6 +453,7 @@ mod tests {
             muted: None,
             acknowledged: None,
             reach: anomaly::Reach::Fleet,
+            impact: hydrometer_engine::Impact::default(),
         }
     }
 

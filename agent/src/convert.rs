@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use hydrometer_engine::{
-    Accuracy, ClientView, Ending, Exchange, Identity, Nanos, Protocol, Service, WindowFeatures,
+    Accuracy, ClientView, Ending, Exchange, Identity, Impact, Nanos, Protocol, Service, WindowFeatures,
     anomaly::{self, Anomaly, AnomalyKind, Severity},
     histogram::{self, Histogram},
 };
@@ -161,6 +161,16 @@ pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
         benign_if: anomaly.kind.benign_if().to_owned(),
         muted: anomaly.muted.map(remark),
         acknowledged: anomaly.acknowledged.map(remark),
+        impact: Some(impact(anomaly.impact)),
+    }
+}
+
+fn impact(impact: Impact) -> v1::Impact {
+    v1::Impact {
+        request_tokens: impact.request_tokens,
+        answer_tokens: impact.answer_tokens,
+        cost: impact.cost,
+        currency: impact.currency,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClientId, Nanos};
+use crate::{ClientId, Impact, Nanos};
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ impl fmt::Display for AnomalyKind {
     }
 }
 
-/// How much it matters.
+/// How much it matters: at least as much as its kind does, and more the more it has cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// Worth knowing.
@@ -269,6 +269,8 @@ pub struct Anomaly {
     pub acknowledged: Option<Remark>,
     /// Who is to hear of this state.
     pub reach: Reach,
+    /// What was taken since it began: by the client, by all members, or under the contract in the span that is exceeded.
+    pub impact: Impact,
 }
 
 /// What somebody has said about anomalies, and how long it holds.

@@ -10,6 +10,7 @@ use crate::{
     baseline::OwnPast,
     cadence::Cadence,
     histogram::Histogram,
+    impact::Taken,
     lifecycle::Lifecycle,
     pace::Pace,
     recent::Recent,
@@ -48,6 +49,8 @@ pub(crate) struct Client {
     pub(crate) first_seen: Nanos,
     last_seen: Nanos,
     pub(crate) totals: Totals,
+    /// Estimated tokens in all, and their price.
+    pub(crate) taken: Taken,
     request_sizes: Histogram,
     answer_sizes: Histogram,
     intervals: Histogram,
@@ -76,6 +79,7 @@ impl Client {
             first_seen,
             last_seen: first_seen,
             totals: Totals::default(),
+            taken: Taken::NOTHING,
             request_sizes: Histogram::default(),
             answer_sizes: Histogram::default(),
             intervals: Histogram::default(),
@@ -216,7 +220,7 @@ mod tests {
         LifecycleConfig,
         anomaly::{AnomalyKind, Evidence, Severity},
         detector::Finding,
-        lifecycle::NO_REMARKS,
+        lifecycle::NO_FACTS,
         test_exchange,
     };
 
@@ -243,9 +247,10 @@ mod tests {
             first_seen: at(minute),
             last_seen: at(minute),
             evidence,
+            taken: Taken::NOTHING,
         };
         let id = test_exchange().client;
-        client.lifecycle.found(id, AnomalyKind::Flood, finding, NO_REMARKS, at(minute));
+        client.lifecycle.found(id, AnomalyKind::Flood, finding, NO_FACTS, at(minute));
     }
 
     #[test]
@@ -267,7 +272,7 @@ mod tests {
         raise(&mut client, 101);
         client.settle(at(104));
         let config = LifecycleConfig { close_after_s: 60.0, ..LifecycleConfig::default() };
-        assert_eq!(client.lifecycle.advance(at(104), &config, NO_REMARKS).len(), 1, "it closes");
+        assert_eq!(client.lifecycle.advance(at(104), &config, NO_FACTS).len(), 1, "it closes");
         client.settle(at(108));
         assert_eq!(client.past.quantile(1.0), None, "nothing of the anomaly is learnt afterwards either");
     }

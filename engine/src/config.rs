@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{anomaly::AnomalyKind, context::Context};
+use crate::{anomaly::AnomalyKind, context::Context, impact::ImpactConfig};
 
 /// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub releases: Vec<Release>,
     /// The `logit_harvest` detector.
     pub logit_harvest: LogitHarvestConfig,
+    /// What tokens cost, and how much is how urgent.
+    pub impact: ImpactConfig,
     /// What the operator knows about clients. It has a form of its own in files.
     #[serde(skip)]
     pub context: Context,
@@ -80,6 +82,17 @@ impl EngineConfig {
         }
         check.at_least("logit_harvest.ratio", self.logit_harvest.ratio, 1.1);
         check.at_least("logit_harvest.cold_limit_bytes", self.logit_harvest.cold_limit_bytes, 1.0);
+        let impact = &self.impact;
+        check.at_least("impact.input_per_million", impact.input_per_million, 0.0);
+        check.at_least("impact.output_per_million", impact.output_per_million, 0.0);
+        for service in &impact.services {
+            let place = format!("impact.services of port {}", service.port);
+            check.at_least(&format!("{place}: input_per_million"), service.input_per_million, 0.0);
+            check.at_least(&format!("{place}: output_per_million"), service.output_per_million, 0.0);
+        }
+        check.at_least("impact.medium", impact.medium, 0.0);
+        check.at_least("impact.high", impact.high, impact.medium);
+        check.at_least("impact.critical", impact.critical, impact.high);
         check.done()
     }
 }
@@ -93,6 +106,7 @@ impl Default for EngineConfig {
             disabled: Vec::new(),
             releases: Vec::new(),
             logit_harvest: LogitHarvestConfig::default(),
+            impact: ImpactConfig::default(),
             context: Context::default(),
         }
     }
@@ -153,11 +167,13 @@ mod tests {
         let mut config = EngineConfig { max_clients: 0, ..EngineConfig::default() };
         config.logit_harvest.ratio = f64::NAN;
         config.false_alarms = 0.0;
+        config.impact.high = 0.01;
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "max_clients is 0: set it to 1 or more; \
              false_alarms is 0: set it to 0.001 or more; \
-             logit_harvest.ratio is NaN: set it to 1.1 or more"
+             logit_harvest.ratio is NaN: set it to 1.1 or more; \
+             impact.high is 0.01: set it to 0.1 or more"
         );
     }
 

@@ -24,8 +24,10 @@ use crate::{
     context::Contract,
     detector::{self, Detector, Norms, Subject},
     ledger::Ledgers,
-    lifecycle::Remarks,
-    trail::{Digest, quantile},
+    impact::{ImpactConfig, Taken},
+    lifecycle::Facts,
+    tokens,
+    trail::{Digest, Trail, quantile},
     window::RING,
 };
 
@@ -137,7 +139,9 @@ impl Engine {
 
         let client = self.clients.hear(exchange.client, || Client::new(exchange.start));
         client.count(exchange);
-        self.ledgers.book(exchange, &client.ja4);
+        let taken = self.config.impact.taken_by(exchange);
+        client.taken = client.taken + taken;
+        self.ledgers.book(exchange, taken, &client.ja4);
         if is_late {
             self.counts.late += 1;
         } else {
@@ -171,9 +175,10 @@ impl Engine {
         }
         let bounds = bounds(&self.norms, &self.config, self.share);
         let lifecycle = &self.config.lifecycle;
+        let prices = &self.config.impact;
         let campaigns = self.campaigns.advance(&bounds, lifecycle, &self.attention, now).into_iter();
         changes.extend(campaigns.filter(|campaign| !self.config.disabled.contains(&campaign.kind)));
-        changes.extend(self.ledgers.advance(lifecycle, &self.attention, now));
+        changes.extend(self.ledgers.advance(lifecycle, &self.attention, prices, now));
         self.renew_open(now, &mut changes);
         self.sweep(now);
         changes
@@ -274,8 +279,13 @@ impl Engine {
         while self.clients.len() > self.config.max_clients.max(1) {
             let Some((id, mut client)) = self.clients.forget_oldest() else { return };
             let now = self.reference().unwrap_or_default();
-            let remarks = Remarks { attention: &self.attention, ja4: &client.ja4 };
-            self.ended.extend(client.lifecycle.close_all(now, remarks));
+            let facts = Facts {
+                attention: &self.attention,
+                prices: &self.config.impact,
+                ja4: &client.ja4,
+                taken: client.taken,
+            };
+            self.ended.extend(client.lifecycle.close_all(now, facts));
             self.open.remove(&id);
             self.campaigns.forget(id);
             self.norms.all().for_each(|votes| votes.withdraw(id));
@@ -345,9 +355,16 @@ impl Engine {
             if nats > 0.0 && nats >= threshold() * ease && !is_told() {
                 let Some(account) = detector.explain(&subject) else { continue };
                 let last_seen = client.trail.newest().map_or(now, |mark| mark.start);
-                let finding = account.finding(nats - threshold(), detector.scale(), last_seen);
-                let remarks = Remarks { attention: &self.attention, ja4: &client.ja4 };
-                changes.extend(client.lifecycle.found(id, kind, finding, remarks, now));
+                let prices = &self.config.impact;
+                let taken = if has {
+                    Taken::NOTHING
+                } else {
+                    taken_by_last(&client.trail, account.evidence.exchanges, &self.services, prices)
+                };
+                let finding = account.finding(nats - threshold(), detector.scale(), last_seen, taken);
+                let facts =
+                    Facts { attention: &self.attention, prices, ja4: &client.ja4, taken: client.taken };
+                changes.extend(client.lifecycle.found(id, kind, finding, facts, now));
             } else if !was_open {
                 self.norms.evidence.entry(kind).or_default().raise(id, nats, now);
             }
@@ -379,6 +396,7 @@ impl Engine {
             ja4,
             first_seen: client.first_seen,
             requests: client.totals.requests,
+            taken: client.taken,
             minute: client.window.requests_between(now - MINUTE, now),
             port: self
                 .services
@@ -394,8 +412,8 @@ impl Engine {
         let Self { open, clients, config, attention, .. } = self;
         open.retain(|id| {
             let Some(client) = clients.get_mut(*id) else { return false };
-            let remarks = Remarks { attention, ja4: &client.ja4 };
-            changes.extend(client.lifecycle.advance(now, &config.lifecycle, remarks));
+            let facts = Facts { attention, prices: &config.impact, ja4: &client.ja4, taken: client.taken };
+            changes.extend(client.lifecycle.advance(now, &config.lifecycle, facts));
             client.lifecycle.is_open()
         });
     }
@@ -420,6 +438,22 @@ fn is_due(client: &mut Client, now: Nanos) -> bool {
     client.falls_due()
 }
 
+/// What a client's last `exchanges` took, if all were like those that its trail holds.
+fn taken_by_last(
+    trail: &Trail,
+    exchanges: u64,
+    services: &BTreeMap<Service, u16>,
+    prices: &ImpactConfig,
+) -> Taken {
+    let port = |index: u16| services.iter().find(|(_, known)| **known == index).map_or(0, |(known, _)| known.port);
+    let each = trail.iter().map(|mark| {
+        let request_tokens = tokens::of_request(mark.request_bytes.into());
+        prices.taken(port(mark.service), request_tokens, mark.tokens.into())
+    });
+    let held = each.fold(Taken::NOTHING, |sum, taken| sum + taken);
+    held.times(exchanges as f64 / trail.len().max(1) as f64)
+}
+
 /// What campaigns are judged by.
 fn bounds<'a>(norms: &Norms, config: &'a EngineConfig, share: f64) -> Bounds<'a> {
     Bounds {
@@ -427,5 +461,6 @@ fn bounds<'a>(norms: &Norms, config: &'a EngineConfig, share: f64) -> Bounds<'a>
         threshold: Votes::default().everyone().threshold(share, campaign::SCALE),
         busiest_minute: norms.busiest_minute(None),
         releases: &config.releases,
+        prices: &config.impact,
     }
 }

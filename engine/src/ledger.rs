@@ -22,8 +22,8 @@ use crate::{
     attention::Attention,
     context::{Contract, Known, Limits},
     detector::Finding,
-    lifecycle::{Lifecycle, Remarks},
-    tokens,
+    impact::{ImpactConfig, Taken},
+    lifecycle::{Facts, Lifecycle},
 };
 
 const KIND: AnomalyKind = AnomalyKind::ContractExceeded;
@@ -50,6 +50,8 @@ struct Ledger {
     /// Since when a limit is exceeded without a break.
     over: Option<Nanos>,
     lifecycle: Lifecycle,
+    /// What was taken in all.
+    taken: Taken,
 }
 
 /// Volumes of the last `N` spans of `SECONDS` seconds.
@@ -64,7 +66,7 @@ struct Slots<const N: usize, const SECONDS: u64> {
 struct Volume {
     requests: f64,
     bytes: f64,
-    tokens: f64,
+    taken: Taken,
 }
 
 /// A limit beside what was seen.
@@ -94,17 +96,18 @@ impl Ledgers {
         self.known.contract(client, ja4, now).map(|number| &self.known.contracts()[number])
     }
 
-    /// Books an exchange of a client that shows these TLS stacks.
-    pub(crate) fn book(&mut self, exchange: &Exchange, ja4: &[String]) {
+    /// Books an exchange, which took so much, of a client that shows these TLS stacks.
+    pub(crate) fn book(&mut self, exchange: &Exchange, taken: Taken, ja4: &[String]) {
         let Some(number) = self.known.contract(exchange.client, ja4, exchange.start) else { return };
         let volume = Volume {
             requests: 1.0,
             bytes: exchange.request_bytes.saturating_add(exchange.answer_bytes) as f64,
-            tokens: tokens::of_request(exchange.request_bytes as f64) + tokens::of_answer(exchange),
+            taken,
         };
         let ledger = &mut self.of[number];
         ledger.minute.add(exchange.start, volume);
         ledger.day.add(exchange.start, volume);
+        ledger.taken = ledger.taken + taken;
         ledger.last = Some((exchange.client, exchange.start));
     }
 
@@ -113,21 +116,22 @@ impl Ledgers {
         &mut self,
         config: &LifecycleConfig,
         attention: &Attention,
+        prices: &ImpactConfig,
         now: Nanos,
     ) -> Vec<Anomaly> {
         if !self.is_enabled {
             return Vec::new();
         }
-        // Several clients ask under a contract, of one stack or another.
-        let remarks = Remarks { attention, ja4: &[] };
         let mut changes = Vec::new();
         for (contract, ledger) in self.known.contracts().iter().zip(&mut self.of) {
             let Some((client, asked)) = ledger.last else { continue };
+            // Several clients ask under a contract, of one stack or another.
+            let facts = Facts { attention, prices, ja4: &[], taken: ledger.taken };
             if let Some(finding) = ledger.judge(contract, asked, now) {
-                let opened = ledger.lifecycle.found(client, KIND, finding, remarks, now);
+                let opened = ledger.lifecycle.found(client, KIND, finding, facts, now);
                 changes.extend(opened);
             }
-            changes.extend(ledger.lifecycle.advance(now, config, remarks));
+            changes.extend(ledger.lifecycle.advance(now, config, facts));
         }
         changes
     }
@@ -168,6 +172,7 @@ impl Ledger {
                 series: vec![if is_minute { self.minute.series(now) } else { self.day.series(now) }],
                 exchanges: if is_minute { minute.requests } else { day.requests } as u64,
             },
+            taken: if is_minute { minute.taken } else { day.taken },
         })
     }
 }
@@ -179,7 +184,7 @@ fn measures(limits: &Limits, minute: Volume, day: Volume) -> Vec<Measure> {
         (PER_MINUTE, "1", "requests a minute", limits.requests_per_minute, minute.requests),
         ("requests_per_day", "1", "requests a day", limits.requests_per_day, day.requests),
         ("bytes_per_day", "bytes", "bytes a day", limits.bytes_per_day, day.bytes),
-        ("tokens_per_day", "tokens", "tokens a day", limits.tokens_per_day, day.tokens),
+        ("tokens_per_day", "tokens", "tokens a day", limits.tokens_per_day, day.taken.tokens()),
     ]
     .into_iter()
     .filter_map(|(feature, unit, words, allowed, seen)| {
@@ -234,7 +239,7 @@ impl<const N: usize, const SECONDS: u64> Slots<N, SECONDS> {
             let slot = &mut self.slots[number as usize % N];
             slot.requests += volume.requests;
             slot.bytes += volume.bytes;
-            slot.tokens += volume.tokens;
+            slot.taken = slot.taken + volume.taken;
         }
     }
 
@@ -244,7 +249,7 @@ impl<const N: usize, const SECONDS: u64> Slots<N, SECONDS> {
         self.slots.iter().fold(Volume::default(), |total, slot| Volume {
             requests: total.requests + slot.requests,
             bytes: total.bytes + slot.bytes,
-            tokens: total.tokens + slot.tokens,
+            taken: total.taken + slot.taken,
         })
     }
 

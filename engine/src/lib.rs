@@ -19,6 +19,7 @@ mod detector;
 mod engine;
 mod exchange;
 pub mod histogram;
+mod impact;
 mod ledger;
 mod lifecycle;
 mod pace;
@@ -36,6 +37,7 @@ pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestC
 pub use context::{Context, Contract, Infrastructure, Limits, ParseSelectorError, Selector};
 pub use engine::Engine;
 pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, RoundTrips, Service};
+pub use impact::{Impact, ImpactConfig, ServicePrice};
 pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
 pub use view::{ClientView, EngineLoss, EngineStats, Totals, WindowFeatures};

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use crate::{
     ClientId, LifecycleConfig, Nanos,
-    anomaly::{Anomaly, AnomalyKind, Reach, State},
+    anomaly::{Anomaly, AnomalyKind, Reach, Severity, State},
     attention::{Attention, Audience, Marks},
     client_id::fnv1a,
     detector::Finding,
+    impact::{ImpactConfig, Taken},
 };
 
 /// The time between updates doubles this often at most.
@@ -38,16 +39,23 @@ struct Open {
     last_seen: Nanos,
     told: Nanos,
     audience: Audience,
+    /// What the client had taken when the behaviour began.
+    before: Taken,
 }
 
-/// What the operator has said, and the TLS stacks of the client that it may be about.
+/// What is known beside the findings.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Remarks<'a> {
+pub(crate) struct Facts<'a> {
+    /// What the operator has said.
     pub(crate) attention: &'a Attention,
+    pub(crate) prices: &'a ImpactConfig,
+    /// The TLS stacks of the client.
     pub(crate) ja4: &'a [String],
+    /// What the client has taken in all.
+    pub(crate) taken: Taken,
 }
 
-impl Remarks<'_> {
+impl Facts<'_> {
     fn marks(&self, anomaly: &Anomaly) -> Marks {
         self.attention.marks_of(&anomaly.id, anomaly.kind, anomaly.client, self.ja4)
     }
@@ -72,7 +80,7 @@ impl Lifecycle {
         client: ClientId,
         kind: AnomalyKind,
         finding: Finding,
-        remarks: Remarks<'_>,
+        facts: Facts<'_>,
         now: Nanos,
     ) -> Option<Anomaly> {
         if let Some(open) = self.open.iter_mut().find(|open| open.anomaly.kind == kind) {
@@ -86,11 +94,13 @@ impl Lifecycle {
             return None;
         }
         let first_seen = finding.first_seen.max(closed);
+        let before = facts.taken - finding.taken;
+        let taken = facts.taken - before;
         let mut anomaly = Anomaly {
             id: id(client, kind, first_seen),
             kind,
             state: State::Open,
-            severity: finding.severity,
+            severity: finding.severity.max(facts.prices.severity(taken)),
             score: finding.score,
             client,
             members: Vec::new(),
@@ -102,9 +112,10 @@ impl Lifecycle {
             muted: None,
             acknowledged: None,
             reach: Reach::Fleet,
+            impact: facts.prices.impact(taken),
         };
         let mut audience = Audience::default();
-        let marks = remarks.marks(&anomaly);
+        let marks = facts.marks(&anomaly);
         audience.hear(&mut anomaly, marks, now);
         self.open.push(Open {
             anomaly: anomaly.clone(),
@@ -112,6 +123,7 @@ impl Lifecycle {
             last_seen: anomaly.last_seen,
             told: now,
             audience,
+            before,
         });
         Some(anomaly)
     }
@@ -121,7 +133,7 @@ impl Lifecycle {
         &mut self,
         now: Nanos,
         config: &LifecycleConfig,
-        remarks: Remarks<'_>,
+        facts: Facts<'_>,
     ) -> Vec<Anomaly> {
         let patience = Duration::from_secs_f64(config.close_after_s);
         let mut changes = Vec::new();
@@ -131,9 +143,9 @@ impl Lifecycle {
             open.told = open.told.min(now);
             if now.since(open.last_seen) > patience {
                 self.closed[open.anomaly.kind as usize] = now;
-                changes.push(open.renew(now, State::Closed, remarks));
-            } else if open.is_due(now, config) || open.is_remarked(remarks) {
-                changes.push(open.renew(now, State::Updated, remarks));
+                changes.push(open.renew(now, State::Closed, facts));
+            } else if open.is_due(now, config, facts) || open.is_remarked(facts) {
+                changes.push(open.renew(now, State::Updated, facts));
             }
         }
         self.open.retain(|open| open.anomaly.state != State::Closed);
@@ -141,24 +153,31 @@ impl Lifecycle {
     }
 
     /// Closes everything, because the client is forgotten.
-    pub(crate) fn close_all(&mut self, now: Nanos, remarks: Remarks<'_>) -> Vec<Anomaly> {
-        self.open.drain(..).map(|mut open| open.renew(now, State::Closed, remarks)).collect()
+    pub(crate) fn close_all(&mut self, now: Nanos, facts: Facts<'_>) -> Vec<Anomaly> {
+        self.open.drain(..).map(|mut open| open.renew(now, State::Closed, facts)).collect()
     }
 }
 
 impl Open {
-    fn is_due(&self, now: Nanos, config: &LifecycleConfig) -> bool {
+    fn is_due(&self, now: Nanos, config: &LifecycleConfig, facts: Facts<'_>) -> bool {
         let Some(newer) = &self.newer else { return false };
         let doublings = (self.anomaly.revision - 1).min(MAX_DOUBLINGS);
         let pause = Duration::from_secs_f64(config.update_every_s) * (1 << doublings);
-        newer.severity > self.anomaly.severity || now.since(self.told) >= pause
+        newer.severity.max(self.severity(facts)) > self.anomaly.severity || now.since(self.told) >= pause
     }
 
-    fn is_remarked(&self, remarks: Remarks<'_>) -> bool {
-        remarks.attention.has_news_for(&self.audience, || remarks.marks(&self.anomaly))
+    /// By what was taken.
+    fn severity(&self, facts: Facts<'_>) -> Severity {
+        facts.prices.severity(facts.taken - self.before)
     }
 
-    fn renew(&mut self, now: Nanos, state: State, remarks: Remarks<'_>) -> Anomaly {
+    fn is_remarked(&self, facts: Facts<'_>) -> bool {
+        facts.attention.has_news_for(&self.audience, || facts.marks(&self.anomaly))
+    }
+
+    fn renew(&mut self, now: Nanos, state: State, facts: Facts<'_>) -> Anomaly {
+        self.anomaly.severity = self.anomaly.severity.max(self.severity(facts));
+        self.anomaly.impact = facts.prices.impact(facts.taken - self.before);
         if let Some(finding) = self.newer.take() {
             self.anomaly.severity = self.anomaly.severity.max(finding.severity);
             self.anomaly.score = finding.score;
@@ -168,15 +187,20 @@ impl Open {
         self.anomaly.last_seen = self.anomaly.last_seen.max(self.last_seen);
         self.anomaly.revision += 1;
         self.told = now;
-        let marks = remarks.marks(&self.anomaly);
+        let marks = facts.marks(&self.anomaly);
         self.audience.hear(&mut self.anomaly, marks, now);
         self.anomaly.clone()
     }
 }
 
-/// An operator that has said nothing.
+/// Nothing is known.
 #[cfg(test)]
-pub(crate) const NO_REMARKS: Remarks<'static> = Remarks { attention: &Attention::NONE, ja4: &[] };
+pub(crate) const NO_FACTS: Facts<'static> = Facts {
+    attention: &Attention::NONE,
+    prices: &ImpactConfig::FREE,
+    ja4: &[],
+    taken: Taken::NOTHING,
+};
 
 /// The same for the same client, kind and beginning, on every machine.
 pub(crate) fn id(client: ClientId, kind: AnomalyKind, first_seen: Nanos) -> String {
@@ -188,7 +212,7 @@ mod tests {
     use super::*;
     use crate::{
         Acknowledgement, Mute, Selector, Target,
-        anomaly::{Evidence, Remark, Severity},
+        anomaly::{Evidence, Remark},
     };
 
     const CLIENT: ClientId = ClientId::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -201,7 +225,14 @@ mod tests {
     fn finding(first: u64, last: u64, severity: Severity) -> Finding {
         let evidence =
             Evidence { summary: String::new(), features: Vec::new(), series: Vec::new(), exchanges: last };
-        Finding { score: 0.9, severity, first_seen: at(first), last_seen: at(last), evidence }
+        Finding {
+            score: 0.9,
+            severity,
+            first_seen: at(first),
+            last_seen: at(last),
+            evidence,
+            taken: Taken::NOTHING,
+        }
     }
 
     /// An operator that has said this about the clients' anomalies.
@@ -209,10 +240,10 @@ mod tests {
         Attention::new(mutes, acknowledgements)
     }
 
-    /// The remarks that hold at `second`.
-    fn at_that(attention: &mut Attention, second: u64) -> Remarks<'_> {
+    /// The facts that hold at `second`.
+    fn at_that(attention: &mut Attention, second: u64) -> Facts<'_> {
         attention.advance(at(second));
-        Remarks { attention, ja4: &[] }
+        Facts { attention, ..NO_FACTS }
     }
 
     fn config() -> LifecycleConfig {
@@ -222,11 +253,11 @@ mod tests {
     #[test]
     fn an_anomaly_stays_open_through_a_pause_and_closes_after_a_longer_one() {
         let mut life = Lifecycle::default();
-        let opened = life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_REMARKS, at(20)).unwrap();
-        assert!(life.advance(at(79), &config(), NO_REMARKS).is_empty());
-        assert!(life.found(CLIENT, KIND, finding(0, 79, Severity::Low), NO_REMARKS, at(79)).is_none());
-        assert!(life.advance(at(139), &config(), NO_REMARKS).iter().all(|change| change.state == State::Updated));
-        let closed = life.advance(at(140), &config(), NO_REMARKS);
+        let opened = life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_FACTS, at(20)).unwrap();
+        assert!(life.advance(at(79), &config(), NO_FACTS).is_empty());
+        assert!(life.found(CLIENT, KIND, finding(0, 79, Severity::Low), NO_FACTS, at(79)).is_none());
+        assert!(life.advance(at(139), &config(), NO_FACTS).iter().all(|change| change.state == State::Updated));
+        let closed = life.advance(at(140), &config(), NO_FACTS);
         assert_eq!(
             (closed.len(), closed[0].state, &closed[0].id, closed[0].last_seen),
             (1, State::Closed, &opened.id, at(79))
@@ -237,11 +268,11 @@ mod tests {
     #[test]
     fn updates_become_rarer() {
         let mut life = Lifecycle::default();
-        life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_REMARKS, at(0)).unwrap();
+        life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_FACTS, at(0)).unwrap();
         let told: Vec<u64> = (1..=200)
             .filter(|second| {
-                life.found(CLIENT, KIND, finding(0, *second, Severity::Low), NO_REMARKS, at(*second));
-                !life.advance(at(*second), &config(), NO_REMARKS).is_empty()
+                life.found(CLIENT, KIND, finding(0, *second, Severity::Low), NO_FACTS, at(*second));
+                !life.advance(at(*second), &config(), NO_FACTS).is_empty()
             })
             .collect();
         assert_eq!(told, [10, 30, 70, 150]);
@@ -250,10 +281,10 @@ mod tests {
     #[test]
     fn a_higher_severity_is_told_at_once_and_a_lower_one_is_not() {
         let mut life = Lifecycle::default();
-        life.found(CLIENT, KIND, finding(0, 20, Severity::Medium), NO_REMARKS, at(20)).unwrap();
+        life.found(CLIENT, KIND, finding(0, 20, Severity::Medium), NO_FACTS, at(20)).unwrap();
         let mut told_at = |second, severity| {
-            life.found(CLIENT, KIND, finding(0, second, severity), NO_REMARKS, at(second));
-            let changes = life.advance(at(second), &config(), NO_REMARKS);
+            life.found(CLIENT, KIND, finding(0, second, severity), NO_FACTS, at(second));
+            let changes = life.advance(at(second), &config(), NO_FACTS);
             changes.iter().map(|change| (change.severity, change.revision)).collect::<Vec<_>>()
         };
         assert_eq!(told_at(21, Severity::High), [(Severity::High, 2)]);
@@ -265,10 +296,10 @@ mod tests {
     #[test]
     fn behaviour_that_comes_back_is_a_new_anomaly() {
         let mut life = Lifecycle::default();
-        let first = life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_REMARKS, at(20)).unwrap();
-        life.advance(at(100), &config(), NO_REMARKS);
-        assert!(life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_REMARKS, at(101)).is_none(), "old evidence");
-        let second = life.found(CLIENT, KIND, finding(5, 110, Severity::Low), NO_REMARKS, at(110)).unwrap();
+        let first = life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_FACTS, at(20)).unwrap();
+        life.advance(at(100), &config(), NO_FACTS);
+        assert!(life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_FACTS, at(101)).is_none(), "old evidence");
+        let second = life.found(CLIENT, KIND, finding(5, 110, Severity::Low), NO_FACTS, at(110)).unwrap();
         assert_ne!(first.id, second.id);
         assert_eq!((second.first_seen, second.revision), (at(100), 1));
     }
@@ -282,10 +313,10 @@ mod tests {
     fn told(life: &mut Lifecycle, attention: &mut Attention, seconds: &[u64]) -> Vec<(u64, State, Reach)> {
         let mut told = Vec::new();
         for second in seconds {
-            let remarks = at_that(attention, *second);
+            let facts = at_that(attention, *second);
             let finding = finding(0, *second, Severity::Low);
-            let opened = life.found(CLIENT, KIND, finding, remarks, at(*second));
-            let changes = opened.into_iter().chain(life.advance(at(*second), &config(), remarks));
+            let opened = life.found(CLIENT, KIND, finding, facts, at(*second));
+            let changes = opened.into_iter().chain(life.advance(at(*second), &config(), facts));
             told.extend(changes.map(|change| {
                 assert_eq!(change.reach == Reach::Node, change.muted.is_some());
                 (*second, change.state, change.reach)
@@ -311,11 +342,11 @@ mod tests {
     fn the_fleet_hears_that_what_it_knows_of_was_muted_and_closed_and_nothing_between() {
         let mut life = Lifecycle::default();
         let tell = |life: &mut Lifecycle, attention: &mut Attention, second, is_seen: bool| {
-            let remarks = at_that(attention, second);
+            let facts = at_that(attention, second);
             if is_seen {
-                life.found(CLIENT, KIND, finding(0, second, Severity::Low), remarks, at(second));
+                life.found(CLIENT, KIND, finding(0, second, Severity::Low), facts, at(second));
             }
-            let changes = life.advance(at(second), &config(), remarks);
+            let changes = life.advance(at(second), &config(), facts);
             changes.iter().map(|change| (change.state, change.reach)).collect::<Vec<_>>()
         };
         let mut attention = Attention::default();
@@ -330,10 +361,10 @@ mod tests {
     fn what_was_never_raised_closes_unheard() {
         let mut life = Lifecycle::default();
         let mut attention = said(vec![mute(1000)], Vec::new());
-        let remarks = at_that(&mut attention, 1);
-        life.found(CLIENT, KIND, finding(0, 1, Severity::Low), remarks, at(1)).unwrap();
-        let remarks = at_that(&mut attention, 1000);
-        let closed = life.advance(at(1000), &config(), remarks);
+        let facts = at_that(&mut attention, 1);
+        life.found(CLIENT, KIND, finding(0, 1, Severity::Low), facts, at(1)).unwrap();
+        let facts = at_that(&mut attention, 1000);
+        let closed = life.advance(at(1000), &config(), facts);
         assert_eq!((closed[0].state, closed[0].reach), (State::Closed, Reach::Node));
     }
 
@@ -341,17 +372,36 @@ mod tests {
     fn an_acknowledgement_is_told_at_once_and_so_is_its_end() {
         let mut life = Lifecycle::default();
         let mut attention = Attention::default();
-        let remarks = at_that(&mut attention, 1);
-        let anomaly = life.found(CLIENT, KIND, finding(0, 1, Severity::Low), remarks, at(1)).unwrap();
+        let facts = at_that(&mut attention, 1);
+        let anomaly = life.found(CLIENT, KIND, finding(0, 1, Severity::Low), facts, at(1)).unwrap();
         let remark = Remark { by: "ann".into(), reason: "asked them".into(), at: at(2), until: at(9) };
         let known = Acknowledgement { anomaly: anomaly.id, remark: remark.clone() };
         let mut attention = said(Vec::new(), vec![known]);
         for (second, expected) in [(2, vec![Some(remark)]), (3, vec![]), (9, vec![None]), (10, vec![])] {
-            let remarks = at_that(&mut attention, second);
-            let changes = life.advance(at(second), &config(), remarks);
+            let facts = at_that(&mut attention, second);
+            let changes = life.advance(at(second), &config(), facts);
             assert!(changes.iter().all(|change| change.reach == Reach::Fleet));
             let marks: Vec<_> = changes.into_iter().map(|change| change.acknowledged).collect();
             assert_eq!(marks, expected, "at {second}");
         }
+    }
+
+    #[test]
+    fn what_is_taken_counts_from_the_begin_and_raises_the_severity_at_once() {
+        let prices = ImpactConfig::default();
+        let taken = |answer_tokens| prices.taken(8000, 0.0, answer_tokens);
+        let facts = |answer_tokens| Facts { prices: &prices, taken: taken(answer_tokens), ..NO_FACTS };
+        let mut life = Lifecycle::default();
+        let first = Finding { taken: taken(1e4), ..finding(0, 1, Severity::Low) };
+        let opened = life.found(CLIENT, KIND, first, facts(5e6), at(1)).unwrap();
+        assert_eq!((opened.impact.answer_tokens, opened.severity), (10_000, Severity::Low));
+        let mut told = |second, answer_tokens| {
+            life.found(CLIENT, KIND, finding(0, second, Severity::Low), facts(answer_tokens), at(second));
+            let changes = life.advance(at(second), &config(), facts(answer_tokens));
+            changes.iter().map(|told| (told.impact.answer_tokens, told.severity)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(2, 5e6 + 1e4), []);
+        assert_eq!(told(3, 5e6 + 2e4), [(30_000, Severity::Medium)]);
+        assert_eq!(told(4, 5e6 + 3e6), [(3_010_000, Severity::Critical)]);
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::bail;
 use clap::Args;
-use hydrometer_proto::v1::{Anomaly, AnomalyKind, FeatureEvidence, Remark, Severity, WatchAnomaliesRequest};
+use hydrometer_proto::v1::{Anomaly, AnomalyKind, FeatureEvidence, Impact, Remark, Severity, WatchAnomaliesRequest};
 use jiff::Timestamp;
 
 use super::{
@@ -237,6 +237,10 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
         units::count(anomaly.evidence.as_ref().map_or(0, |evidence| evidence.exchanges)),
         paint.text(Tone::Dim, &anomaly.id),
     );
+    if let Some(impact) = &anomaly.impact {
+        text.push_str(&paint.text(Tone::Plain, &format!("    took {}", taken(impact))));
+        text.push('\n');
+    }
     for feature in anomaly.evidence.iter().flat_map(|evidence| &evidence.features) {
         text.push_str(&paint.text(Tone::Plain, &format!("    {}", measured(feature))));
         text.push('\n');
@@ -252,6 +256,14 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
         }
     }
     text
+}
+
+/// What was taken, and its price where there is one.
+fn taken(impact: &Impact) -> String {
+    let (asked, answered) =
+        (units::number(impact.request_tokens as f64), units::number(impact.answer_tokens as f64));
+    let cost = impact.cost.map_or_else(String::new, |cost| format!(", {cost:.2} {}", impact.currency));
+    format!("about {asked} tokens asked and {answered} answered{cost}")
 }
 
 /// Who says so, why, and until when.

@@ -269,6 +269,21 @@ pub struct Anomaly {
     pub muted: Option<Remark>,
     /// That it is known; `null` when nobody has said so.
     pub acknowledged: Option<Remark>,
+    /// What was taken since it began; `null` from agents that do not say.
+    pub impact: Option<Impact>,
+}
+
+/// Estimated tokens, and their price.
+#[derive(Debug, Serialize)]
+pub struct Impact {
+    /// Asked.
+    pub request_tokens: u64,
+    /// Answered.
+    pub answer_tokens: u64,
+    /// In `currency`; `null` where there is none.
+    pub cost: Option<f64>,
+    /// Of the price; empty where the settings name none.
+    pub currency: String,
 }
 
 /// What somebody has said about anomalies.

@@ -7,7 +7,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
     AcknowledgeRequest, AcknowledgeResponse, Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ClientIdentity,
     ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse,
-    GetStatusRequest, GetStatusResponse, Histogram, Interfaces, ListClientsRequest, ListClientsResponse,
+    GetStatusRequest, GetStatusResponse, Histogram, Impact, Interfaces, ListClientsRequest, ListClientsResponse,
     ListMutesRequest, ListMutesResponse, Loss, MapStatus, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series, Service, Severity, UnmuteRequest, UnmuteResponse, UnwatchedInterface,
     WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
@@ -182,6 +182,12 @@ pub fn anomalies() -> Vec<Anomaly> {
         };
     vec![
         Anomaly {
+            impact: Some(Impact {
+                request_tokens: 427_000,
+                answer_tokens: 1_930_000,
+                cost: Some(30.231),
+                currency: "USD".to_owned(),
+            }),
             benign_if: "it is a scheduler that somebody at the client's runs".to_owned(),
             atlas_technique: "AML.T0005.001".to_owned(),
             atlas_technique_name: "Train Proxy via Replication".to_owned(),

@@ -34,6 +34,7 @@ use crate::{
         Anomaly, AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Member, Reach, Series, Severity, State,
     },
     attention::{Attention, Audience, Marks},
+    impact::{ImpactConfig, Taken},
     lifecycle,
     trail::{Digest, Trail},
 };
@@ -78,6 +79,8 @@ pub(crate) struct Report<'a> {
     pub(crate) ja4: Option<&'a str>,
     pub(crate) first_seen: Nanos,
     pub(crate) requests: u64,
+    /// What it has taken in all.
+    pub(crate) taken: Taken,
     /// Requests in the last minute.
     pub(crate) minute: u64,
     /// Port of the service of each of its newest exchanges.
@@ -119,6 +122,7 @@ struct Campaign {
     told_kind: AnomalyKind,
     revision: u32,
     audience: Audience,
+    severity: Severity,
 }
 
 /// A member's part.
@@ -127,6 +131,7 @@ struct Part {
     first: Nanos,
     last: Nanos,
     requests: u64,
+    taken: Taken,
     distance: f32,
     joined: Nanos,
     port: u16,
@@ -139,6 +144,7 @@ pub(crate) struct Bounds<'a> {
     /// Requests of a minute that few clients ever reach.
     pub(crate) busiest_minute: f64,
     pub(crate) releases: &'a [Release],
+    pub(crate) prices: &'a ImpactConfig,
 }
 
 impl Campaigns {
@@ -152,6 +158,7 @@ impl Campaigns {
             first: report.first_seen,
             last,
             requests: report.requests,
+            taken: report.taken,
             distance: 0.0,
             joined: now,
             port: report.port,
@@ -198,7 +205,7 @@ impl Campaigns {
                     || campaign.revision == 0
                     || campaign.kind != campaign.told_kind;
                 if is_over || is_news {
-                    changes.push(campaign.tell(is_over, attention, now));
+                    changes.push(campaign.tell(is_over, attention, bounds.prices, now));
                 } else {
                     campaign.told = now;
                 }
@@ -310,6 +317,7 @@ impl Campaigns {
                 first: entry.first,
                 last: entry.last,
                 requests: 0,
+                taken: Taken::NOTHING,
                 distance: centre.distance(&entry.profile),
                 joined: now,
                 port: self.port_of.get(&entry.client).copied().unwrap_or_default(),
@@ -338,6 +346,8 @@ impl Campaigns {
             told_kind: AnomalyKind::Hydra,
             revision: 0,
             audience: Audience::default(),
+            // Whoever hides behind many addresses knows why.
+            severity: Severity::High,
         });
     }
 }
@@ -386,7 +396,13 @@ impl Campaign {
         })
     }
 
-    fn tell(&mut self, is_over: bool, attention: &Attention, now: Nanos) -> Anomaly {
+    fn tell(
+        &mut self,
+        is_over: bool,
+        attention: &Attention,
+        prices: &ImpactConfig,
+        now: Nanos,
+    ) -> Anomaly {
         let state = match (is_over, self.revision) {
             (true, _) => State::Closed,
             (false, 0) => State::Open,
@@ -397,11 +413,13 @@ impl Campaign {
         self.told_members = self.members.len();
         self.told_kind = self.kind;
         let requests: u64 = self.members.values().map(|part| part.requests).sum();
+        let taken = self.members.values().fold(Taken::NOTHING, |sum, part| sum + part.taken);
+        self.severity = self.severity.max(prices.severity(taken));
         let mut anomaly = Anomaly {
             id: self.id.clone(),
             kind: self.kind,
             state,
-            severity: Severity::Critical,
+            severity: self.severity,
             score: 1.0 - 0.1 * (-self.excess.max(0.0) / SCALE).exp(),
             client: self.first,
             members: self.members.iter().map(|(client, part)| self.member(*client, part)).collect(),
@@ -425,6 +443,7 @@ impl Campaign {
             muted: None,
             acknowledged: None,
             reach: Reach::Fleet,
+            impact: prices.impact(taken),
         };
         let marks = self.marks(attention);
         self.audience.hear(&mut anomaly, marks, now);

@@ -82,7 +82,7 @@ impl Detector for BulkExtraction {
         let (cost, usual) = (sums.cost(), costs.median().unwrap_or_default());
         let minutes = sums.seconds() / 60.0;
         Some(Account {
-            severity: Severity::High,
+            severity: Severity::Medium,
             first_seen: subject.trail.iter().next()?.start,
             evidence: Evidence {
                 summary: format!(

@@ -79,7 +79,7 @@ impl Detector for DenialOfWallet {
         let usual_bytes = subject.norms.request_bytes.without(subject.id).median()?;
         let usual_cost = subject.norms.costs.without(subject.id).median()?;
         Some(Account {
-            severity: Severity::Critical,
+            severity: Severity::High,
             first_seen: subject.trail.iter().next()?.start,
             evidence: Evidence {
                 summary: format!(

@@ -75,7 +75,7 @@ impl Detector for LowAndSlow {
         let spread = gaps.spread()?;
         let scatter = spread.mad * 1.4826;
         Some(Account {
-            severity: if sum.seconds >= LOOSE_FOR_S { Severity::High } else { Severity::Medium },
+            severity: if sum.seconds >= LOOSE_FOR_S { Severity::Medium } else { Severity::Low },
             first_seen: sum.since,
             evidence: Evidence {
                 summary: format!(

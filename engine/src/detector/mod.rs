@@ -19,6 +19,7 @@ use crate::{
     anomaly::{AnomalyKind, Evidence, Severity},
     baseline::Votes,
     cadence::Cadence,
+    impact::Taken,
     pace::Pace,
     trail::{Digest, Trail},
     window::Window,
@@ -29,12 +30,15 @@ use crate::{
 pub(crate) struct Finding {
     /// 0 (nothing) to 1 (certain).
     pub(crate) score: f64,
+    /// At least; more when more was taken.
     pub(crate) severity: Severity,
     /// When the behaviour began, as far back as is known.
     pub(crate) first_seen: Nanos,
     /// When it was last seen.
     pub(crate) last_seen: Nanos,
     pub(crate) evidence: Evidence,
+    /// What was taken by then, an estimate.
+    pub(crate) taken: Taken,
 }
 
 /// What a detector can tell about evidence that is strong enough.
@@ -48,13 +52,14 @@ pub(crate) struct Account {
 impl Account {
     /// As a finding with evidence of `excess` nats over the threshold, where e times fewer benign clients come for each
     /// `scale`. At the threshold nine in ten are true: `cargo xtask eval` shows how many are.
-    pub(crate) fn finding(self, excess: f64, scale: f64, last_seen: Nanos) -> Finding {
+    pub(crate) fn finding(self, excess: f64, scale: f64, last_seen: Nanos, taken: Taken) -> Finding {
         Finding {
             score: 1.0 - 0.1 * (-excess.max(0.0) / scale).exp(),
             severity: self.severity,
             first_seen: self.first_seen,
             last_seen,
             evidence: self.evidence,
+            taken,
         }
     }
 }

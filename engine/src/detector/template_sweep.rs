@@ -62,7 +62,7 @@ impl Detector for TemplateSweep {
         let sweep = sweep(subject)?;
         let requests = subject.trail.len();
         Some(Account {
-            severity: Severity::High,
+            severity: Severity::Medium,
             first_seen: subject.trail.iter().next()?.start,
             evidence: Evidence {
                 summary: format!(

@@ -4,7 +4,7 @@ use hydrometer_proto::v1;
 
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
-    Histogram, Interfaces, Map, Member, Mute, Packets, Program, Remark, Series, Service, Status, UnwatchedInterface,
+    Histogram, Impact, Interfaces, Map, Member, Mute, Packets, Program, Remark, Series, Service, Status, UnwatchedInterface,
     Window,
 };
 use crate::cli::words;
@@ -182,6 +182,18 @@ impl From<&v1::Anomaly> for Anomaly {
             benign_if: anomaly.benign_if.clone(),
             muted: anomaly.muted.as_ref().map(Remark::from),
             acknowledged: anomaly.acknowledged.as_ref().map(Remark::from),
+            impact: anomaly.impact.as_ref().map(Impact::from),
+        }
+    }
+}
+
+impl From<&v1::Impact> for Impact {
+    fn from(impact: &v1::Impact) -> Self {
+        Self {
+            request_tokens: impact.request_tokens,
+            answer_tokens: impact.answer_tokens,
+            cost: impact.cost,
+            currency: impact.currency.clone(),
         }
     }
 }
