@@ -454,6 +454,7 @@ mod tests {
             acknowledged: None,
             reach: anomaly::Reach::Fleet,
             impact: hydrometer_engine::Impact::default(),
+            campaign: None,
         }
     }
 

@@ -162,6 +162,7 @@ pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
         muted: anomaly.muted.map(remark),
         acknowledged: anomaly.acknowledged.map(remark),
         impact: Some(impact(anomaly.impact)),
+        campaign_id: anomaly.campaign.unwrap_or_default(),
     }
 }
 
@@ -194,7 +195,11 @@ pub fn mute(Standing { mute, is_set }: Standing) -> v1::Mute {
 }
 
 fn member(member: anomaly::Member) -> v1::CampaignMember {
-    v1::CampaignMember { client: member.client.to_string(), reason: member.reason }
+    v1::CampaignMember {
+        client: member.client.to_string(),
+        reason: member.reason,
+        anomalies: member.anomalies,
+    }
 }
 
 fn evidence(evidence: anomaly::Evidence) -> v1::Evidence {

@@ -234,6 +234,8 @@ pub struct Member {
     pub client: ClientId,
     /// One sentence in plain words.
     pub reason: String,
+    /// Identifiers of its open anomalies.
+    pub anomalies: Vec<String>,
 }
 
 /// One finding, in one state. The same id passes through open, updated and closed.
@@ -271,6 +273,8 @@ pub struct Anomaly {
     pub reach: Reach,
     /// What was taken since it began: by the client, by all members, or under the contract in the span that is exceeded.
     pub impact: Impact,
+    /// Identifier of the campaign that the client belongs to, or last belonged to.
+    pub campaign: Option<String>,
 }
 
 /// What somebody has said about anomalies, and how long it holds.

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     ClientId, ClientView, EngineConfig, EngineLoss, EngineStats, Exchange, Nanos, Service,
-    anomaly::{Anomaly, AnomalyKind},
+    anomaly::{Anomaly, AnomalyKind, State},
     attention::{Acknowledgement, Attention, Mute},
     baseline::{Votes, median_in_place},
     campaign::{self, Bounds, Campaigns, Report},
@@ -176,8 +176,13 @@ impl Engine {
         let bounds = bounds(&self.norms, &self.config, self.share);
         let lifecycle = &self.config.lifecycle;
         let prices = &self.config.impact;
-        let campaigns = self.campaigns.advance(&bounds, lifecycle, &self.attention, now).into_iter();
-        changes.extend(campaigns.filter(|campaign| !self.config.disabled.contains(&campaign.kind)));
+        let mut campaigns = self.campaigns.advance(&bounds, lifecycle, &self.attention, now);
+        campaigns.retain(|campaign| !self.config.disabled.contains(&campaign.kind));
+        for member in campaigns.iter_mut().flat_map(|campaign| &mut campaign.members) {
+            let open = self.clients.get(member.client).into_iter().flat_map(|client| client.lifecycle.open());
+            member.anomalies = open.map(|anomaly| anomaly.id.clone()).collect();
+        }
+        changes.extend(campaigns);
         changes.extend(self.ledgers.advance(lifecycle, &self.attention, prices, now));
         self.renew_open(now, &mut changes);
         self.sweep(now);
@@ -284,6 +289,7 @@ impl Engine {
                 prices: &self.config.impact,
                 ja4: &client.ja4,
                 taken: client.taken,
+                campaign: self.campaigns.of(id),
             };
             self.ended.extend(client.lifecycle.close_all(now, facts));
             self.open.remove(&id);
@@ -362,9 +368,18 @@ impl Engine {
                     taken_by_last(&client.trail, account.evidence.exchanges, &self.services, prices)
                 };
                 let finding = account.finding(nats - threshold(), detector.scale(), last_seen, taken);
-                let facts =
-                    Facts { attention: &self.attention, prices, ja4: &client.ja4, taken: client.taken };
-                changes.extend(client.lifecycle.found(id, kind, finding, facts, now));
+                let facts = Facts {
+                    attention: &self.attention,
+                    prices,
+                    ja4: &client.ja4,
+                    taken: client.taken,
+                    campaign: self.campaigns.of(id),
+                };
+                let opened = client.lifecycle.found(id, kind, finding, facts, now);
+                if opened.is_some() {
+                    self.campaigns.note_news(id);
+                }
+                changes.extend(opened);
             } else if !was_open {
                 self.norms.evidence.entry(kind).or_default().raise(id, nats, now);
             }
@@ -409,11 +424,21 @@ impl Engine {
     }
 
     fn renew_open(&mut self, now: Nanos, changes: &mut Vec<Anomaly>) {
-        let Self { open, clients, config, attention, .. } = self;
+        let Self { open, clients, config, attention, campaigns, .. } = self;
         open.retain(|id| {
             let Some(client) = clients.get_mut(*id) else { return false };
-            let facts = Facts { attention, prices: &config.impact, ja4: &client.ja4, taken: client.taken };
-            changes.extend(client.lifecycle.advance(now, &config.lifecycle, facts));
+            let facts = Facts {
+                attention,
+                prices: &config.impact,
+                ja4: &client.ja4,
+                taken: client.taken,
+                campaign: campaigns.of(*id),
+            };
+            let told = client.lifecycle.advance(now, &config.lifecycle, facts);
+            if told.iter().any(|anomaly| anomaly.state == State::Closed) {
+                campaigns.note_news(*id);
+            }
+            changes.extend(told);
             client.lifecycle.is_open()
         });
     }

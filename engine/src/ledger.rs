@@ -126,7 +126,7 @@ impl Ledgers {
         for (contract, ledger) in self.known.contracts().iter().zip(&mut self.of) {
             let Some((client, asked)) = ledger.last else { continue };
             // Several clients ask under a contract, of one stack or another.
-            let facts = Facts { attention, prices, ja4: &[], taken: ledger.taken };
+            let facts = Facts { attention, prices, ja4: &[], taken: ledger.taken, campaign: None };
             if let Some(finding) = ledger.judge(contract, asked, now) {
                 let opened = ledger.lifecycle.found(client, KIND, finding, facts, now);
                 changes.extend(opened);

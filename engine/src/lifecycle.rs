@@ -53,6 +53,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) ja4: &'a [String],
     /// What the client has taken in all.
     pub(crate) taken: Taken,
+    /// Identifier of the campaign that the client belongs to.
+    pub(crate) campaign: Option<&'a str>,
 }
 
 impl Facts<'_> {
@@ -113,6 +115,7 @@ impl Lifecycle {
             acknowledged: None,
             reach: Reach::Fleet,
             impact: facts.prices.impact(taken),
+            campaign: facts.campaign.map(str::to_owned),
         };
         let mut audience = Audience::default();
         let marks = facts.marks(&anomaly);
@@ -144,7 +147,7 @@ impl Lifecycle {
             if now.since(open.last_seen) > patience {
                 self.closed[open.anomaly.kind as usize] = now;
                 changes.push(open.renew(now, State::Closed, facts));
-            } else if open.is_due(now, config, facts) || open.is_remarked(facts) {
+            } else if open.is_due(now, config, facts) || open.is_remarked(facts) || open.is_linked(facts) {
                 changes.push(open.renew(now, State::Updated, facts));
             }
         }
@@ -171,12 +174,21 @@ impl Open {
         facts.prices.severity(facts.taken - self.before)
     }
 
+    /// Whether the client has come to belong to a campaign, or to another one.
+    fn is_linked(&self, facts: Facts<'_>) -> bool {
+        facts.campaign.is_some() && facts.campaign != self.anomaly.campaign.as_deref()
+    }
+
     fn is_remarked(&self, facts: Facts<'_>) -> bool {
         facts.attention.has_news_for(&self.audience, || facts.marks(&self.anomaly))
     }
 
     fn renew(&mut self, now: Nanos, state: State, facts: Facts<'_>) -> Anomaly {
         self.anomaly.severity = self.anomaly.severity.max(self.severity(facts));
+        // Of a campaign that has closed it was a part all the same.
+        if self.is_linked(facts) {
+            self.anomaly.campaign = facts.campaign.map(str::to_owned);
+        }
         self.anomaly.impact = facts.prices.impact(facts.taken - self.before);
         if let Some(finding) = self.newer.take() {
             self.anomaly.severity = self.anomaly.severity.max(finding.severity);
@@ -200,6 +212,7 @@ pub(crate) const NO_FACTS: Facts<'static> = Facts {
     prices: &ImpactConfig::FREE,
     ja4: &[],
     taken: Taken::NOTHING,
+    campaign: None,
 };
 
 /// The same for the same client, kind and beginning, on every machine.

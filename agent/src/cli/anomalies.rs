@@ -237,6 +237,11 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
         units::count(anomaly.evidence.as_ref().map_or(0, |evidence| evidence.exchanges)),
         paint.text(Tone::Dim, &anomaly.id),
     );
+    if !anomaly.campaign_id.is_empty() {
+        let line = format!("    part of campaign {}", anomaly.campaign_id);
+        text.push_str(&paint.text(Tone::Plain, &line));
+        text.push('\n');
+    }
     if let Some(impact) = &anomaly.impact {
         text.push_str(&paint.text(Tone::Plain, &format!("    took {}", taken(impact))));
         text.push('\n');

@@ -221,6 +221,8 @@ pub struct Member {
     pub client: String,
     /// Why, one sentence.
     pub reason: String,
+    /// Identifiers of its open anomalies.
+    pub anomalies: Vec<String>,
 }
 
 /// One anomaly in one state: a line of `anomalies -o json`.
@@ -271,6 +273,8 @@ pub struct Anomaly {
     pub acknowledged: Option<Remark>,
     /// What was taken since it began; `null` from agents that do not say.
     pub impact: Option<Impact>,
+    /// The campaign that the client belongs to, or last belonged to; `null` when there is none.
+    pub campaign_id: Option<String>,
 }
 
 /// Estimated tokens, and their price.

@@ -182,6 +182,7 @@ pub fn anomalies() -> Vec<Anomaly> {
         };
     vec![
         Anomaly {
+            campaign_id: "an-campaign".to_owned(),
             impact: Some(Impact {
                 request_tokens: 427_000,
                 answer_tokens: 1_930_000,

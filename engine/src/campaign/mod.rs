@@ -123,6 +123,8 @@ struct Campaign {
     revision: u32,
     audience: Audience,
     severity: Severity,
+    /// Whether an anomaly of a member opened or closed since it was told.
+    has_news: bool,
 }
 
 /// A member's part.
@@ -197,11 +199,16 @@ impl Campaigns {
             let is_remarked = attention.has_news_for(&campaign.audience, || campaign.marks(attention));
             if is_over
                 || is_remarked
-                || is_due && (has_grown || campaign.revision == 0 || now.since(campaign.told) >= FRESH / 24)
+                || is_due
+                    && (has_grown
+                        || campaign.has_news
+                        || campaign.revision == 0
+                        || now.since(campaign.told) >= FRESH / 24)
             {
                 campaign.kind = campaign.classify(bounds, &self.ports, total);
                 let is_news = has_grown
                     || is_remarked
+                    || campaign.has_news
                     || campaign.revision == 0
                     || campaign.kind != campaign.told_kind;
                 if is_over || is_news {
@@ -230,6 +237,21 @@ impl Campaigns {
         self.open
             .iter()
             .any(|campaign| campaign.number == *number && campaign.told_kind == kind && campaign.revision > 0)
+    }
+
+    /// Identifier of the campaign that the client is in, once it is told.
+    pub(crate) fn of(&self, client: ClientId) -> Option<&str> {
+        let number = self.member_of.get(&client)?;
+        let campaign = self.open.iter().find(|campaign| campaign.number == *number)?;
+        (campaign.revision > 0).then_some(campaign.id.as_str())
+    }
+
+    /// An anomaly of the client opened or closed.
+    pub(crate) fn note_news(&mut self, client: ClientId) {
+        let Some(number) = self.member_of.get(&client) else { return };
+        for campaign in self.open.iter_mut().filter(|campaign| campaign.number == *number) {
+            campaign.has_news = true;
+        }
     }
 
     pub(crate) fn forget(&mut self, client: ClientId) {
@@ -348,6 +370,7 @@ impl Campaigns {
             audience: Audience::default(),
             // Whoever hides behind many addresses knows why.
             severity: Severity::High,
+            has_news: false,
         });
     }
 }
@@ -412,6 +435,7 @@ impl Campaign {
         self.told = now;
         self.told_members = self.members.len();
         self.told_kind = self.kind;
+        self.has_news = false;
         let requests: u64 = self.members.values().map(|part| part.requests).sum();
         let taken = self.members.values().fold(Taken::NOTHING, |sum, part| sum + part.taken);
         self.severity = self.severity.max(prices.severity(taken));
@@ -444,6 +468,7 @@ impl Campaign {
             acknowledged: None,
             reach: Reach::Fleet,
             impact: prices.impact(taken),
+            campaign: None,
         };
         let marks = self.marks(attention);
         self.audience.hear(&mut anomaly, marks, now);
@@ -477,7 +502,7 @@ impl Campaign {
         let reason = format!(
             "Same stack; its exchanges are within {apart:.0} % of the campaign's; seen {after:.0} min after it was raised."
         );
-        Member { client, reason }
+        Member { client, reason, anomalies: Vec::new() }
     }
 
     /// Members that began in each of 24 equal spans.

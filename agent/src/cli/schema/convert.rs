@@ -153,7 +153,11 @@ impl From<&v1::Exchange> for Exchange {
 
 impl From<&v1::CampaignMember> for Member {
     fn from(member: &v1::CampaignMember) -> Self {
-        Self { client: member.client.clone(), reason: member.reason.clone() }
+        Self {
+            client: member.client.clone(),
+            reason: member.reason.clone(),
+            anomalies: member.anomalies.clone(),
+        }
     }
 }
 
@@ -183,6 +187,7 @@ impl From<&v1::Anomaly> for Anomaly {
             muted: anomaly.muted.as_ref().map(Remark::from),
             acknowledged: anomaly.acknowledged.as_ref().map(Remark::from),
             impact: anomaly.impact.as_ref().map(Impact::from),
+            campaign_id: Some(anomaly.campaign_id.clone()).filter(|id| !id.is_empty()),
         }
     }
 }
