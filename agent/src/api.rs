@@ -455,6 +455,8 @@ mod tests {
             reach: anomaly::Reach::Fleet,
             impact: hydrometer_engine::Impact::default(),
             campaign: None,
+            split_from: None,
+            merged_into: None,
         }
     }
 

@@ -163,6 +163,8 @@ pub fn anomaly(anomaly: Anomaly, node: &str) -> v1::Anomaly {
         acknowledged: anomaly.acknowledged.map(remark),
         impact: Some(impact(anomaly.impact)),
         campaign_id: anomaly.campaign.unwrap_or_default(),
+        split_from: anomaly.split_from.unwrap_or_default(),
+        merged_into: anomaly.merged_into.unwrap_or_default(),
     }
 }
 

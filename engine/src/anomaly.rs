@@ -275,6 +275,10 @@ pub struct Anomaly {
     pub impact: Impact,
     /// Identifier of the campaign that the client belongs to, or last belonged to.
     pub campaign: Option<String>,
+    /// Of a campaign: identifier of the one that most of those who founded it had left.
+    pub split_from: Option<String>,
+    /// Of a campaign that is closed: identifier of the one that has taken in its members.
+    pub merged_into: Option<String>,
 }
 
 /// What somebody has said about anomalies, and how long it holds.

@@ -289,7 +289,7 @@ impl Engine {
                 prices: &self.config.impact,
                 ja4: &client.ja4,
                 taken: client.taken,
-                campaign: self.campaigns.of(id),
+                campaign: self.campaigns.of(id, &self.config.disabled),
             };
             self.ended.extend(client.lifecycle.close_all(now, facts));
             self.open.remove(&id);
@@ -373,7 +373,7 @@ impl Engine {
                     prices,
                     ja4: &client.ja4,
                     taken: client.taken,
-                    campaign: self.campaigns.of(id),
+                    campaign: self.campaigns.of(id, &self.config.disabled),
                 };
                 let opened = client.lifecycle.found(id, kind, finding, facts, now);
                 if opened.is_some() {
@@ -432,7 +432,7 @@ impl Engine {
                 prices: &config.impact,
                 ja4: &client.ja4,
                 taken: client.taken,
-                campaign: campaigns.of(*id),
+                campaign: campaigns.of(*id, &config.disabled),
             };
             let told = client.lifecycle.advance(now, &config.lifecycle, facts);
             if told.iter().any(|anomaly| anomaly.state == State::Closed) {

@@ -116,6 +116,8 @@ impl Lifecycle {
             reach: Reach::Fleet,
             impact: facts.prices.impact(taken),
             campaign: facts.campaign.map(str::to_owned),
+            split_from: None,
+            merged_into: None,
         };
         let mut audience = Audience::default();
         let marks = facts.marks(&anomaly);

@@ -77,11 +77,19 @@ fn alerts(traffic: &mut Traffic) -> Vec<Alert> {
     traffic.sort();
     let releases = vec![traffic.release];
     let mut engine = Engine::new(EngineConfig { releases, ..EngineConfig::default() });
-    let mut alerts = BTreeMap::new();
+    let (mut alerts, mut open) = (BTreeMap::new(), BTreeSet::new());
     let mut second = 0;
     for exchange in &traffic.exchanges {
         while second <= end(exchange).0 / 1_000_000_000 {
             let changes = engine.advance(Nanos(second * 1_000_000_000));
+            for anomaly in changes.iter().filter(|anomaly| anomaly.members.is_empty()) {
+                let key = (anomaly.client, anomaly.kind);
+                match anomaly.state {
+                    State::Open => assert!(open.insert(key), "open twice: {anomaly:?}"),
+                    State::Updated => assert!(open.contains(&key), "updated and not open: {anomaly:?}"),
+                    State::Closed => assert!(open.remove(&key), "closed and not open: {anomaly:?}"),
+                }
+            }
             for anomaly in changes.iter().filter(|anomaly| anomaly.state != State::Closed) {
                 alerts.insert(anomaly.id.clone(), alert(anomaly));
             }

@@ -237,10 +237,15 @@ pub fn evidence(anomaly: &Anomaly, paint: Paint) -> String {
         units::count(anomaly.evidence.as_ref().map_or(0, |evidence| evidence.exchanges)),
         paint.text(Tone::Dim, &anomaly.id),
     );
-    if !anomaly.campaign_id.is_empty() {
-        let line = format!("    part of campaign {}", anomaly.campaign_id);
-        text.push_str(&paint.text(Tone::Plain, &line));
-        text.push('\n');
+    for (what, id) in [
+        ("part of campaign", &anomaly.campaign_id),
+        ("split from campaign", &anomaly.split_from),
+        ("merged into campaign", &anomaly.merged_into),
+    ] {
+        if !id.is_empty() {
+            text.push_str(&paint.text(Tone::Plain, &format!("    {what} {id}")));
+            text.push('\n');
+        }
     }
     if let Some(impact) = &anomaly.impact {
         text.push_str(&paint.text(Tone::Plain, &format!("    took {}", taken(impact))));

@@ -275,6 +275,10 @@ pub struct Anomaly {
     pub impact: Option<Impact>,
     /// The campaign that the client belongs to, or last belonged to; `null` when there is none.
     pub campaign_id: Option<String>,
+    /// Of a campaign: the one that most of those who founded it had left; `null` when there is none.
+    pub split_from: Option<String>,
+    /// Of a closed campaign: the one that has taken in its members; `null` when they stopped or left.
+    pub merged_into: Option<String>,
 }
 
 /// Estimated tokens, and their price.

@@ -39,6 +39,12 @@ impl Index {
         self.of.insert(entry.client, cell);
     }
 
+    /// What the client looks like.
+    pub(crate) fn get(&self, client: ClientId) -> Option<&Entry> {
+        let cell = self.of.get(&client)?;
+        self.cells.get(cell)?.iter().find(|entry| entry.client == client)
+    }
+
     pub(crate) fn remove(&mut self, client: ClientId) {
         let Some(cell) = self.of.remove(&client) else { return };
         if let Some(entries) = self.cells.get_mut(&cell) {

@@ -20,11 +20,12 @@
 //!
 //! ATLAS: AML.T0008.005, AI Service Proxies; AML.T0024.002, Extract AI Model; AML.T0029, Denial of AI Service.
 //!
-//! An update costs the clients near it, not all. Invariant: a client belongs to one campaign at most; a campaign's
-//! id never changes.
+//! An update costs the clients near it, not all. Campaigns merge and split ([`reshape`]). Invariant: a client belongs to one
+//! campaign at most; a campaign's id never changes.
 
 mod index;
 pub(crate) mod profile;
+mod reshape;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -42,6 +43,7 @@ use crate::{
 use self::{
     index::{Entry, Index, RADIUS},
     profile::Profile,
+    reshape::Departure,
 };
 
 /// Clients not heard of for so long say nothing about how many are alike.
@@ -56,7 +58,7 @@ pub(crate) const SCALE: f64 = 5.0;
 /// A member may be this much further from the middle than clients are from one another.
 const MEMBER_RADIUS: f32 = 1.5 * RADIUS;
 
-/// Members are told again when there are so many times as many.
+/// Members are told again when there are so many times as many, or as few; within an hour when there are others at all.
 const GROWTH: f64 = 1.1;
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
@@ -97,6 +99,8 @@ pub(crate) struct Campaigns {
     /// Clients in the index by the port they use.
     ports: BTreeMap<u16, u64>,
     port_of: BTreeMap<ClientId, u16>,
+    /// Clients that are in none any more.
+    departed: BTreeMap<ClientId, Departure>,
     /// Requests of the last minute, and when that was, of those who repeat one exchange.
     minutes: BTreeMap<ClientId, (u64, Nanos)>,
 }
@@ -125,6 +129,12 @@ struct Campaign {
     severity: Severity,
     /// Whether an anomaly of a member opened or closed since it was told.
     has_news: bool,
+    /// When it was last held against the others.
+    reviewed: Nanos,
+    /// Identifier of the campaign that most of its founders had left.
+    split_from: Option<String>,
+    /// Identifier of the campaign that has taken in its members.
+    part_of: Option<String>,
 }
 
 /// A member's part.
@@ -165,7 +175,7 @@ impl Campaigns {
             joined: now,
             port: report.port,
         };
-        if self.refresh(report.client, &profile, part) || self.join(report.client, &profile, part) {
+        if self.refresh(report.client, &profile, part, now) || self.join(report.client, &profile, part) {
             return;
         }
         let mut near = self.index.near(&profile);
@@ -192,21 +202,26 @@ impl Campaigns {
         let patience = Duration::from_secs_f64(config.close_after_s);
         let total: u64 = self.ports.values().sum();
         let mut changes = Vec::new();
+        self.reshape(now);
         for campaign in &mut self.open {
-            let is_over = now.since(campaign.last_seen) > patience;
-            let has_grown = campaign.members.len() as f64 >= campaign.told_members as f64 * GROWTH;
+            let is_over = campaign.is_over(patience, now);
+            if is_over && campaign.revision == 0 {
+                continue;
+            }
+            let (count, told) = (campaign.members.len() as f64, campaign.told_members as f64);
+            let has_changed = count >= told * GROWTH || count * GROWTH <= told;
             let is_due = campaign.revision == 0 || now.since(campaign.told) >= TELL_EVERY;
             let is_remarked = attention.has_news_for(&campaign.audience, || campaign.marks(attention));
             if is_over
                 || is_remarked
                 || is_due
-                    && (has_grown
+                    && (has_changed
                         || campaign.has_news
                         || campaign.revision == 0
                         || now.since(campaign.told) >= FRESH / 24)
             {
                 campaign.kind = campaign.classify(bounds, &self.ports, total);
-                let is_news = has_grown
+                let is_news = campaign.members.len() != campaign.told_members
                     || is_remarked
                     || campaign.has_news
                     || campaign.revision == 0
@@ -220,11 +235,13 @@ impl Campaigns {
         }
         let member_of = &mut self.member_of;
         self.open.retain(|campaign| {
-            let is_open = now.since(campaign.last_seen) <= patience;
+            let is_open = !campaign.is_over(patience, now);
             if !is_open {
-                campaign.members.keys().for_each(|client| {
-                    member_of.remove(client);
-                });
+                for client in campaign.members.keys() {
+                    if member_of.get(client) == Some(&campaign.number) {
+                        member_of.remove(client);
+                    }
+                }
             }
             is_open
         });
@@ -240,10 +257,10 @@ impl Campaigns {
     }
 
     /// Identifier of the campaign that the client is in, once it is told.
-    pub(crate) fn of(&self, client: ClientId) -> Option<&str> {
+    pub(crate) fn of(&self, client: ClientId, disabled: &[AnomalyKind]) -> Option<&str> {
         let number = self.member_of.get(&client)?;
         let campaign = self.open.iter().find(|campaign| campaign.number == *number)?;
-        (campaign.revision > 0).then_some(campaign.id.as_str())
+        (campaign.revision > 0 && !disabled.contains(&campaign.told_kind)).then_some(campaign.id.as_str())
     }
 
     /// An anomaly of the client opened or closed.
@@ -257,6 +274,7 @@ impl Campaigns {
     pub(crate) fn forget(&mut self, client: ClientId) {
         self.index.remove(client);
         self.minutes.remove(&client);
+        self.departed.remove(&client);
         if let Some(port) = self.port_of.remove(&client)
             && let Some(count) = self.ports.get_mut(&port)
         {
@@ -285,7 +303,7 @@ impl Campaigns {
     }
 
     /// Renews the part of a member; tells whether it still is one.
-    fn refresh(&mut self, client: ClientId, profile: &Profile, part: Part) -> bool {
+    fn refresh(&mut self, client: ClientId, profile: &Profile, part: Part, now: Nanos) -> bool {
         let Some(number) = self.member_of.get(&client).copied() else { return false };
         let Some(campaign) = self.open.iter_mut().find(|campaign| campaign.number == number) else {
             return false;
@@ -293,7 +311,7 @@ impl Campaigns {
         let distance = campaign.centre.distance(profile);
         if distance > 2.0 * MEMBER_RADIUS {
             campaign.members.remove(&client);
-            self.member_of.remove(&client);
+            self.leave(client, number, now);
             return false;
         }
         if let Some(held) = campaign.members.get_mut(&client) {
@@ -316,6 +334,7 @@ impl Campaigns {
         campaign.centre.approach(profile, 1.0 / campaign.members.len() as f32);
         campaign.last_seen = campaign.last_seen.max(part.last);
         self.member_of.insert(client, campaign.number);
+        self.departed.remove(&client);
         true
     }
 
@@ -346,8 +365,12 @@ impl Campaigns {
             };
             members.insert(entry.client, part);
         }
+        let origin = self.origin(inner, now);
+        let origin = self.open.iter().find(|campaign| Some(campaign.number) == origin);
+        let split_from = origin.filter(|origin| origin.revision > 0).map(|origin| origin.id.clone());
         for client in members.keys() {
             self.member_of.insert(*client, number);
+            self.departed.remove(client);
         }
         let first_seen = members.values().map(|part| part.first).min().unwrap_or(now);
         self.open.push(Campaign {
@@ -371,11 +394,19 @@ impl Campaigns {
             // Whoever hides behind many addresses knows why.
             severity: Severity::High,
             has_news: false,
+            reviewed: now,
+            split_from,
+            part_of: None,
         });
     }
 }
 
 impl Campaign {
+    /// Whether its members have stopped, left, or become another's.
+    fn is_over(&self, patience: Duration, now: Nanos) -> bool {
+        self.part_of.is_some() || self.members.is_empty() || now.since(self.last_seen) > patience
+    }
+
     fn classify(&self, bounds: &Bounds<'_>, ports: &BTreeMap<u16, u64>, total: u64) -> AnomalyKind {
         if self.centre.repeats {
             return AnomalyKind::Flood;
@@ -419,13 +450,7 @@ impl Campaign {
         })
     }
 
-    fn tell(
-        &mut self,
-        is_over: bool,
-        attention: &Attention,
-        prices: &ImpactConfig,
-        now: Nanos,
-    ) -> Anomaly {
+    fn tell(&mut self, is_over: bool, attention: &Attention, prices: &ImpactConfig, now: Nanos) -> Anomaly {
         let state = match (is_over, self.revision) {
             (true, _) => State::Closed,
             (false, 0) => State::Open,
@@ -469,6 +494,8 @@ impl Campaign {
             reach: Reach::Fleet,
             impact: prices.impact(taken),
             campaign: None,
+            split_from: self.split_from.clone(),
+            merged_into: self.part_of.clone(),
         };
         let marks = self.marks(attention);
         self.audience.hear(&mut anomaly, marks, now);
@@ -479,6 +506,12 @@ impl Campaign {
 
     fn summary(&self) -> String {
         let count = self.members.len();
+        if let Some(whole) = &self.part_of {
+            return format!("{count} clients that have turned out to be a part of campaign {whole}.");
+        }
+        if count == 0 {
+            return "All clients have changed what they ask for, and left.".to_owned();
+        }
         let (request, answer) = (self.centre.request.exp2(), self.centre.answer.exp2());
         let stack = self.ja4.as_ref().map_or("one stack".to_owned(), |ja4| format!("the stack {ja4}"));
         let alike = format!(

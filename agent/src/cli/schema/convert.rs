@@ -13,6 +13,11 @@ fn all<'a, T: 'a, U: From<&'a T>>(values: &'a [T]) -> Vec<U> {
     values.iter().map(U::from).collect()
 }
 
+/// An identifier, where there is one.
+fn named(id: &str) -> Option<String> {
+    Some(id.to_owned()).filter(|id| !id.is_empty())
+}
+
 fn milliseconds(value: Option<&prost_types::Duration>) -> Option<f64> {
     words::duration(value).map(|span| span.as_secs_f64() * 1e3)
 }
@@ -187,7 +192,9 @@ impl From<&v1::Anomaly> for Anomaly {
             muted: anomaly.muted.as_ref().map(Remark::from),
             acknowledged: anomaly.acknowledged.as_ref().map(Remark::from),
             impact: anomaly.impact.as_ref().map(Impact::from),
-            campaign_id: Some(anomaly.campaign_id.clone()).filter(|id| !id.is_empty()),
+            campaign_id: named(&anomaly.campaign_id),
+            split_from: named(&anomaly.split_from),
+            merged_into: named(&anomaly.merged_into),
         }
     }
 }
