@@ -1,7 +1,7 @@
 //! What the engine keeps of one client between exchanges.
 //!
-//! Memory is bounded: the window (13 KB at most), the trail (2 KB), 64 recent exchanges (5 KB), the own past and the
-//! rest (2 KB). A client with a dozen exchanges takes about 4 KB.
+//! Memory is bounded: the window (13 KB at most), the trail (2 KB), 64 recent exchanges (5 KB), the own past (56
+//! bytes) and the rest (2 KB). A client with a dozen exchanges takes about 4 KB.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl Client {
             pace: Pace::default(),
             fresh: 0,
             judged: Nanos::default(),
-            past: OwnPast::new(),
+            past: OwnPast::default(),
             lifecycle: Lifecycle::default(),
             is_touched: false,
             first_seen,
@@ -168,15 +168,18 @@ impl Client {
         let oldest = (now - RING).0 / MINUTE;
         // A clock that stepped back must not stop the feeding until it has caught up.
         let from = if self.next_minute > complete + MINUTES_TO_SETTLE { complete } else { self.next_minute };
-        if !self.lifecycle.is_open() {
+        if self.lifecycle.is_open() {
+            self.past.interrupt();
+        } else {
             for minute in from.max(oldest)..complete {
                 let (start, end) = (Nanos(minute * MINUTE), Nanos((minute + 1) * MINUTE));
                 match self.window.requests_between(start, end) {
                     0 => {}
-                    requests => self.past.feed(end, requests),
+                    requests => self.past.feed(start, requests),
                 }
             }
         }
+        self.past.advance(Nanos(complete * MINUTE));
         self.next_minute = complete.max(from);
         self.window.expire(now);
     }
@@ -254,15 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_is_learnt_once_and_only_when_it_is_complete() {
+    fn a_minute_is_learnt_only_when_it_is_complete() {
         let mut client = client_with(&[(100, 4), (103, 16)]);
         client.settle(at(100));
-        assert_eq!(client.past.quantile(1.0), None);
+        assert_eq!(client.past.under_way(), None);
         client.settle(at(103));
         client.settle(at(103));
-        assert_eq!((client.past.minutes(), client.past.quantile(1.0)), (1.0, Some(4.0)));
+        assert_eq!(client.past.under_way(), Some(4.0));
         client.settle(at(105));
-        assert_eq!((client.past.minutes().round(), client.past.quantile(1.0)), (2.0, Some(16.0)));
+        assert_eq!(client.past.under_way(), Some(16.0));
     }
 
     #[test]
@@ -274,7 +277,7 @@ mod tests {
         let config = LifecycleConfig { close_after_s: 60.0, ..LifecycleConfig::default() };
         assert_eq!(client.lifecycle.advance(at(104), &config, NO_FACTS).len(), 1, "it closes");
         client.settle(at(108));
-        assert_eq!(client.past.quantile(1.0), None, "nothing of the anomaly is learnt afterwards either");
+        assert_eq!(client.past.under_way(), None, "nothing of the anomaly is learnt afterwards either");
     }
 
     #[test]

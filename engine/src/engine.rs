@@ -23,8 +23,8 @@ use crate::{
     clients::Clients,
     context::Contract,
     detector::{self, Detector, Norms, Subject},
-    ledger::Ledgers,
     impact::{ImpactConfig, Taken},
+    ledger::Ledgers,
     lifecycle::Facts,
     tokens,
     trail::{Digest, Trail, quantile},
@@ -44,9 +44,6 @@ const UNKNOWN_SERVICE: u16 = u16::MAX;
 /// Calls of `advance` in which every client is swept once.
 const SWEEP_CALLS: usize = 300;
 
-/// A client's vote on what is usual: the minute that nine in ten of its minutes do not exceed.
-const BUSY_MINUTE: f64 = 0.9;
-
 /// Exchanges a client needs before it votes on their size.
 const EXCHANGES_TO_VOTE: usize = 8;
 
@@ -57,7 +54,7 @@ const ANSWERS_TO_VOTE: usize = 3;
 
 /// The engine of one node, one fleet or one capture.
 ///
-/// At most 23 KB a client and 60 KB a service; under 4 KB a client in ordinary traffic.
+/// At most 23 KB a client and 75 KB a service; under 4 KB a client in ordinary traffic.
 #[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
@@ -165,6 +162,7 @@ impl Engine {
         due.retain(|id| self.clients.get_mut(*id).is_some_and(|client| is_due(client, now)));
         // The operator's own machines are never judged, and teach nothing.
         due.retain(|id| !self.ledgers.is_infrastructure(*id));
+        self.norms.since.get_or_insert(now);
         self.norms.all().for_each(|votes| votes.settle(now));
         for id in due {
             let Some(client) = self.clients.get(id) else { continue };
@@ -173,7 +171,7 @@ impl Engine {
             self.judge(id, &digest, now, &mut changes);
             self.compare(id, &digest, now);
         }
-        let bounds = bounds(&self.norms, &self.config, self.share);
+        let bounds = bounds(&self.norms, &self.config, self.share, now);
         let lifecycle = &self.config.lifecycle;
         let prices = &self.config.impact;
         let mut campaigns = self.campaigns.advance(&bounds, lifecycle, &self.attention, now);
@@ -318,9 +316,6 @@ impl Engine {
         if client.lifecycle.is_open() {
             return;
         }
-        if let Some(busy) = client.past.quantile(BUSY_MINUTE) {
-            norms.busy_minutes.cast(id, busy, now);
-        }
         let minute = client.window.requests_between(now - MINUTE, now);
         norms.busiest_minutes.raise(id, minute as f64, now);
         norms.costs.raise(id, client.pace.total(now).cost(), now);
@@ -348,6 +343,7 @@ impl Engine {
                 cadence: &client.cadence,
                 pace: &client.pace,
                 window: &client.window,
+                past: &client.past,
                 norms: &self.norms,
                 now,
             };
@@ -355,7 +351,7 @@ impl Engine {
             let has = client.lifecycle.has(kind);
             // What is open stays open on less, so that it does not flap.
             let ease = if has { 0.5 } else { 1.0 };
-            let threshold = || self.norms.threshold(detector.as_ref(), id, self.share);
+            let threshold = || self.norms.threshold(detector.as_ref(), id, self.share, now);
             // What a campaign tells need not be told of each member.
             let is_told = || !has && self.campaigns.has(id, kind);
             if nats > 0.0 && nats >= threshold() * ease && !is_told() {
@@ -419,7 +415,7 @@ impl Engine {
                 .find(|(_, index)| **index == newest.service)
                 .map_or(0, |(service, _)| service.port),
         };
-        let bounds = bounds(&self.norms, &self.config, self.share);
+        let bounds = bounds(&self.norms, &self.config, self.share, now);
         self.campaigns.update(&report, &bounds, now);
     }
 
@@ -470,7 +466,8 @@ fn taken_by_last(
     services: &BTreeMap<Service, u16>,
     prices: &ImpactConfig,
 ) -> Taken {
-    let port = |index: u16| services.iter().find(|(_, known)| **known == index).map_or(0, |(known, _)| known.port);
+    let port =
+        |index: u16| services.iter().find(|(_, known)| **known == index).map_or(0, |(known, _)| known.port);
     let each = trail.iter().map(|mark| {
         let request_tokens = tokens::of_request(mark.request_bytes.into());
         prices.taken(port(mark.service), request_tokens, mark.tokens.into())
@@ -480,11 +477,11 @@ fn taken_by_last(
 }
 
 /// What campaigns are judged by.
-fn bounds<'a>(norms: &Norms, config: &'a EngineConfig, share: f64) -> Bounds<'a> {
+fn bounds<'a>(norms: &Norms, config: &'a EngineConfig, share: f64, now: Nanos) -> Bounds<'a> {
     Bounds {
         // Not learnt from the clients: the members of a campaign would vouch for one another.
-        threshold: Votes::default().everyone().threshold(share, campaign::SCALE),
-        busiest_minute: norms.busiest_minute(None),
+        threshold: Votes::default().everyone().threshold(share, 1.0, campaign::SCALE),
+        busiest_minute: norms.busiest_minute(None, now),
         releases: &config.releases,
         prices: &config.impact,
     }

@@ -134,12 +134,7 @@ impl Lifecycle {
     }
 
     /// Renews and closes what is due at `now`.
-    pub(crate) fn advance(
-        &mut self,
-        now: Nanos,
-        config: &LifecycleConfig,
-        facts: Facts<'_>,
-    ) -> Vec<Anomaly> {
+    pub(crate) fn advance(&mut self, now: Nanos, config: &LifecycleConfig, facts: Facts<'_>) -> Vec<Anomaly> {
         let patience = Duration::from_secs_f64(config.close_after_s);
         let mut changes = Vec::new();
         for open in &mut self.open {
@@ -271,7 +266,9 @@ mod tests {
         let opened = life.found(CLIENT, KIND, finding(0, 20, Severity::Low), NO_FACTS, at(20)).unwrap();
         assert!(life.advance(at(79), &config(), NO_FACTS).is_empty());
         assert!(life.found(CLIENT, KIND, finding(0, 79, Severity::Low), NO_FACTS, at(79)).is_none());
-        assert!(life.advance(at(139), &config(), NO_FACTS).iter().all(|change| change.state == State::Updated));
+        assert!(
+            life.advance(at(139), &config(), NO_FACTS).iter().all(|change| change.state == State::Updated)
+        );
         let closed = life.advance(at(140), &config(), NO_FACTS);
         assert_eq!(
             (closed.len(), closed[0].state, &closed[0].id, closed[0].last_seen),
@@ -313,7 +310,10 @@ mod tests {
         let mut life = Lifecycle::default();
         let first = life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_FACTS, at(20)).unwrap();
         life.advance(at(100), &config(), NO_FACTS);
-        assert!(life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_FACTS, at(101)).is_none(), "old evidence");
+        assert!(
+            life.found(CLIENT, KIND, finding(5, 20, Severity::Low), NO_FACTS, at(101)).is_none(),
+            "old evidence"
+        );
         let second = life.found(CLIENT, KIND, finding(5, 110, Severity::Low), NO_FACTS, at(110)).unwrap();
         assert_ne!(first.id, second.id);
         assert_eq!((second.first_seen, second.revision), (at(100), 1));
@@ -342,13 +342,13 @@ mod tests {
 
     #[test]
     fn what_was_found_while_muted_stays_here_and_is_raised_when_the_mute_ends() {
+        use Reach::{Fleet, Node};
+        use State::{Open, Updated};
+
         let mut life = Lifecycle::default();
         let mut attention = said(vec![mute(25)], Vec::new());
         let told = told(&mut life, &mut attention, &[1, 11, 21, 24, 25, 70]);
-        use Reach::{Fleet, Node};
-        use State::{Open, Updated};
-        let expected =
-            [(1, Open, Node), (11, Updated, Node), (25, Open, Fleet), (70, Updated, Fleet)];
+        let expected = [(1, Open, Node), (11, Updated, Node), (25, Open, Fleet), (70, Updated, Fleet)];
         assert_eq!(told, expected);
         assert_eq!(life.open().next().map(|anomaly| anomaly.raised), Some(at(25)));
     }

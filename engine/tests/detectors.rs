@@ -275,6 +275,39 @@ fn one_request_sent_again_and_again_is_a_flood_within_a_minute() {
     assert!(anomalies[0].raised.as_secs_f64() - EPOCH < 360.0, "{:?}", anomalies[0]);
 }
 
+/// So many requests within a minute; all of one size, or of all sizes.
+fn minute(client: ClientId, at: f64, count: u32, request_bytes: Option<u64>) -> Vec<Exchange> {
+    let mut dice = Dice(at as u64 + u64::from(count));
+    (0..count)
+        .map(|_| {
+            let exchange = ask(client, at + dice.uniform(0.0, 60.0), 0.05, &mut dice);
+            match request_bytes {
+                Some(request_bytes) => Exchange { request_bytes, answer_bytes: 668, ..exchange },
+                None => exchange,
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn what_a_client_did_at_this_time_of_two_earlier_days_is_no_flood_and_the_same_of_a_newcomer_is() {
+    const DAY: f64 = 86_400.0;
+    let (nightly, newcomer) = (client(200), client(201));
+    let mut all = Vec::new();
+    // Two days on which so many requests in a minute are nothing unusual, and one on which they are.
+    for (at, usual) in [(2.0 * 3600.0, 300), (DAY + 2.0 * 3600.0, 300), (2.0 * DAY + 2.2 * 3600.0, 20)] {
+        (1..=60).for_each(|n| all.extend(minute(client(n), at, usual, None)));
+        all.extend(minute(nightly, at + 600.0, 200, Some(405)));
+    }
+    all.extend(minute(newcomer, 2.0 * DAY + 2.2 * 3600.0 + 300.0, 200, Some(405)));
+    let floods: Vec<ClientId> = judge(all, 2.0 * DAY + 3.0 * 3600.0)
+        .into_iter()
+        .filter(|anomaly| anomaly.kind == AnomalyKind::Flood && anomaly.state == State::Open)
+        .map(|anomaly| anomaly.client)
+        .collect();
+    assert_eq!(floods, [newcomer]);
+}
+
 #[test]
 fn an_anomaly_opens_once_and_closes_after_the_behaviour_stops() {
     let anomalies = judge(metronome(client(50), 0.0, 120.0, 1.0), 1000.0);

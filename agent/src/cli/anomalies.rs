@@ -8,7 +8,9 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::bail;
 use clap::Args;
-use hydrometer_proto::v1::{Anomaly, AnomalyKind, FeatureEvidence, Impact, Remark, Severity, WatchAnomaliesRequest};
+use hydrometer_proto::v1::{
+    Anomaly, AnomalyKind, FeatureEvidence, Impact, Remark, Severity, WatchAnomaliesRequest,
+};
 use jiff::Timestamp;
 
 use super::{

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
-    AcknowledgeRequest, AcknowledgeResponse, Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ClientIdentity,
-    ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse,
-    GetStatusRequest, GetStatusResponse, Histogram, Impact, Interfaces, ListClientsRequest, ListClientsResponse,
-    ListMutesRequest, ListMutesResponse, Loss, MapStatus, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series, Service, Severity, UnmuteRequest, UnmuteResponse, UnwatchedInterface,
-    WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
+    Accuracy, AcknowledgeRequest, AcknowledgeResponse, Anomaly, AnomalyKind, AnomalyState, Attachment,
+    Client, ClientCounters, ClientIdentity, ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow,
+    GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse, Histogram, Impact, Interfaces,
+    ListClientsRequest, ListClientsResponse, ListMutesRequest, ListMutesResponse, Loss, MapStatus, Mute,
+    MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series, Service, Severity,
+    UnmuteRequest, UnmuteResponse, UnwatchedInterface, WatchAnomaliesRequest, WatchAnomaliesResponse,
+    WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
 use jiff::Timestamp;

@@ -4,9 +4,11 @@
 //! differ in size (20 % or more about their mean), and got 256 tokens or more each, more than one at a time. The evidence is how much more evenly they came than at
 //! random ([`Sums::evenness`], [`Window::steadiness`](crate::window::Window::steadiness)), and how unusual their cost is among the most costly ten minutes of other clients; it must
 //! be in the highest fifth.
-//! People and applications ask in bursts, a pool of workers that has a list to finish does not.
+//! People and applications ask in bursts, a pool of workers that has a list to finish does not. What the client asked
+//! at this time of its earlier days, without having been suspected, is its daily work.
 //!
-//! Evidence: cost against the population, the evenness, concurrency; the rate over ten minutes.
+//! Evidence: cost against the population, the rate against the own past once that is known, the evenness, concurrency;
+//! the rate over ten minutes.
 //!
 //! Known false positives: a first batch job over varied documents, a load test with recorded prompts: give such a
 //! client a contract. Known misses: extraction that is paced to look like bursts; one that asks with constant
@@ -51,7 +53,25 @@ fn candidate(subject: &Subject<'_>) -> Option<Sums> {
         && sums.tokens_per_answer() >= LEAST_ANSWER_TOKENS
         && sums.concurrency() >= LEAST_CONCURRENCY
         && subject.norms.costs.without(subject.id).surprise(sums.cost()) >= UNUSUAL;
-    is_candidate.then_some(sums)
+    let is_daily = subject.past.usual(subject.now).is_some_and(|usual| per_minute(&sums) <= usual);
+    (is_candidate && !is_daily).then_some(sums)
+}
+
+fn per_minute(sums: &Sums) -> f64 {
+    f64::from(sums.requests) * 60.0 / sums.seconds().max(1.0)
+}
+
+/// How the rate compares with the client's own past.
+fn own_rate(subject: &Subject<'_>, sums: &Sums) -> Option<FeatureEvidence> {
+    let (value, usual) = (per_minute(sums), subject.past.usual(subject.now)?);
+    Some(FeatureEvidence {
+        feature: "request_rate",
+        value: value / 60.0,
+        baseline: usual / 60.0,
+        unit: "1/s",
+        compared_with: ComparedWith::Own,
+        deviation: (value - usual) / usual.max(1.0).sqrt(),
+    })
 }
 
 /// A limiter shows in the gaps, a pool of several workers only in how many requests come in a minute.
@@ -81,6 +101,25 @@ impl Detector for BulkExtraction {
         let costs = subject.norms.costs.without(subject.id);
         let (cost, usual) = (sums.cost(), costs.median().unwrap_or_default());
         let minutes = sums.seconds() / 60.0;
+        let mut features = vec![
+            FeatureEvidence {
+                feature: "cost",
+                value: cost,
+                baseline: usual,
+                unit: "tokens",
+                compared_with: ComparedWith::Population,
+                deviation: costs.surprise(cost),
+            },
+            FeatureEvidence {
+                feature: "evenness",
+                value: evenness(subject, &sums),
+                baseline: 0.0,
+                unit: "nats",
+                compared_with: ComparedWith::Limit,
+                deviation: evenness(subject, &sums),
+            },
+        ];
+        features.extend(own_rate(subject, &sums));
         Some(Account {
             severity: Severity::Medium,
             first_seen: subject.trail.iter().next()?.start,
@@ -93,24 +132,7 @@ impl Detector for BulkExtraction {
                     sums.tokens_per_answer(),
                     sums.concurrency(),
                 ),
-                features: vec![
-                    FeatureEvidence {
-                        feature: "cost",
-                        value: cost,
-                        baseline: usual,
-                        unit: "tokens",
-                        compared_with: ComparedWith::Population,
-                        deviation: costs.surprise(cost),
-                    },
-                    FeatureEvidence {
-                        feature: "evenness",
-                        value: evenness(subject, &sums),
-                        baseline: 0.0,
-                        unit: "nats",
-                        compared_with: ComparedWith::Limit,
-                        deviation: evenness(subject, &sums),
-                    },
-                ],
+                features,
                 series: vec![subject.window.rate_series(subject.now)],
                 exchanges: sums.requests.into(),
             },

@@ -2,9 +2,10 @@
 //!
 //! Rule. The last 64 requests have nearly one size (nine in ten within 15 %), their answers one small size (within
 //! 5 %, at most 4 KiB), and the last minute has more of them than the busiest minute of the day of 199 in 200 other
-//! clients. The evidence is the log-likelihood ratio of that many to the other number (Poisson).
+//! clients, and than the client's own busiest at this time of its earlier days. The evidence is the log-likelihood ratio
+//! of that many to the larger of both (Poisson).
 //!
-//! Evidence: the last minute's requests against the population; the rate over ten minutes.
+//! Evidence: the last minute's requests against the population, or against the own past; the rate over ten minutes.
 //!
 //! Known false positives: a load test; a batch of one-word classifications. Known misses: connections
 //! and handshakes without a request, which are no exchanges; floods of varied requests (`bulk_extraction`). One
@@ -39,6 +40,15 @@ fn is_repetition(digest: &Digest) -> bool {
         && ratio(&digest.request_bytes) <= MOST_REQUEST_RATIO
 }
 
+/// Requests of a minute that are not unusual, and for whom.
+fn usual(subject: &Subject<'_>) -> (f64, ComparedWith) {
+    let others = subject.norms.busiest_minute(Some(subject.id), subject.now);
+    match subject.past.usual(subject.now) {
+        Some(own) if own > others => (own, ComparedWith::Own),
+        _ => (others, ComparedWith::Population),
+    }
+}
+
 impl Detector for Flood {
     fn kind(&self) -> AnomalyKind {
         AnomalyKind::Flood
@@ -53,29 +63,33 @@ impl Detector for Flood {
             return 0.0;
         }
         let requests = subject.window.requests_between(subject.now - MINUTE, subject.now) as f64;
-        let usual = subject.norms.busiest_minute(Some(subject.id));
+        let (usual, _) = usual(subject);
         if requests <= usual { 0.0 } else { requests * (requests / usual).ln() + usual - requests }
     }
 
     fn explain(&self, subject: &Subject<'_>) -> Option<Account> {
         let requests = subject.window.requests_between(subject.now - MINUTE, subject.now);
-        let usual = subject.norms.busiest_minute(Some(subject.id));
+        let (usual, compared_with) = usual(subject);
         let newest = subject.trail.newest()?;
         Some(Account {
             severity: Severity::High,
             first_seen: subject.trail.iter().next()?.start,
             evidence: Evidence {
                 summary: format!(
-                    "Sent {requests} requests in the last minute, all of {} bytes with answers of {} bytes; few \
-                     clients ever have a minute with {usual:.0}.",
-                    newest.request_bytes, newest.answer_bytes,
+                    "Sent {requests} requests in the last minute, all of {} bytes with answers of {} bytes; {} {usual:.0}.",
+                    newest.request_bytes,
+                    newest.answer_bytes,
+                    match compared_with {
+                        ComparedWith::Own => "at this time of the day it usually has a minute with",
+                        _ => "few clients ever have a minute with",
+                    },
                 ),
                 features: vec![FeatureEvidence {
                     feature: "request_rate",
                     value: requests as f64 / 60.0,
                     baseline: usual / 60.0,
                     unit: "1/s",
-                    compared_with: ComparedWith::Population,
+                    compared_with,
                     deviation: (requests as f64 - usual) / usual.sqrt(),
                 }],
                 series: vec![subject.window.rate_series(subject.now)],

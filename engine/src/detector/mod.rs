@@ -12,12 +12,12 @@ mod low_and_slow;
 mod slow_drip;
 mod template_sweep;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
     ClientId, EngineConfig, Nanos,
     anomaly::{AnomalyKind, Evidence, Severity},
-    baseline::Votes,
+    baseline::{OwnPast, Votes},
     cadence::Cadence,
     impact::Taken,
     pace::Pace,
@@ -73,6 +73,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) cadence: &'a Cadence,
     pub(crate) pace: &'a Pace,
     pub(crate) window: &'a Window,
+    pub(crate) past: &'a OwnPast,
     pub(crate) norms: &'a Norms,
     pub(crate) now: Nanos,
 }
@@ -80,8 +81,6 @@ pub(crate) struct Subject<'a> {
 /// What is usual among clients.
 #[derive(Debug, Default)]
 pub(crate) struct Norms {
-    /// Requests in a client's usual busy minute.
-    pub(crate) busy_minutes: Votes,
     /// Requests of a client's busiest minute of the last day.
     pub(crate) busiest_minutes: Votes,
     /// Cost of a client's most costly ten minutes of the last day, in request tokens.
@@ -96,27 +95,35 @@ pub(crate) struct Norms {
     pub(crate) record_bytes: Vec<Votes>,
     /// By detector: the strongest evidence against a client in the last day.
     pub(crate) evidence: BTreeMap<AnomalyKind, Votes>,
+    /// Since when clients have voted.
+    pub(crate) since: Option<Nanos>,
 }
 
 impl Norms {
     /// The evidence that a share of `share` of the clients reach in a day by `detector`, `client` left out.
-    pub(crate) fn threshold(&self, detector: &dyn Detector, client: ClientId, share: f64) -> f64 {
+    pub(crate) fn threshold(&self, detector: &dyn Detector, client: ClientId, share: f64, now: Nanos) -> f64 {
         let none = Votes::default();
         let votes = self.evidence.get(&detector.kind()).unwrap_or(&none);
-        votes.without(client).threshold(share, detector.scale())
+        votes.without(client).threshold(share, self.covered(now), detector.scale())
     }
 
     /// Requests of a minute that only one in 200 clients reaches in a day, `client` left out.
-    pub(crate) fn busiest_minute(&self, client: Option<ClientId>) -> f64 {
+    pub(crate) fn busiest_minute(&self, client: Option<ClientId>, now: Nanos) -> f64 {
         let votes = &self.busiest_minutes;
         let others = client.map_or_else(|| votes.everyone(), |client| votes.without(client));
-        let known = others.quantile(0.995).filter(|_| others.len() >= CLIENTS_TO_KNOW);
+        let rare = RARE * self.covered(now);
+        let known = others.extreme(rare).filter(|_| others.len() >= CLIENTS_TO_KNOW);
         known.unwrap_or(COLD_BUSIEST_MINUTE).max(1.0)
+    }
+
+    /// How much of a day has been seen, at most one: what is rare in a day is rarer in a part of it.
+    fn covered(&self, now: Nanos) -> f64 {
+        let seen = self.since.map_or(Duration::ZERO, |since| now.since(since));
+        (seen.as_secs_f64() / DAY_S).clamp(LEAST_COVERED, 1.0)
     }
 
     pub(crate) fn all(&mut self) -> impl Iterator<Item = &mut Votes> {
         let Self {
-            busy_minutes,
             busiest_minutes,
             costs,
             request_bytes,
@@ -124,13 +131,21 @@ impl Norms {
             durations,
             record_bytes,
             evidence,
+            since: _,
         } = self;
-        [busy_minutes, busiest_minutes, costs, request_bytes, answer_tokens, durations]
+        [busiest_minutes, costs, request_bytes, answer_tokens, durations]
             .into_iter()
             .chain(record_bytes)
             .chain(evidence.values_mut())
     }
 }
+
+/// The share of clients that may have a busier minute in a day.
+const RARE: f64 = 0.005;
+
+const DAY_S: f64 = 86_400.0;
+/// An hour of a day.
+const LEAST_COVERED: f64 = 1.0 / 24.0;
 
 /// Clients that must be known before their busiest minutes say what is usual, and what is taken until then: ten a
 /// second.

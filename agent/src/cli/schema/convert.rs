@@ -4,8 +4,8 @@ use hydrometer_proto::v1;
 
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
-    Histogram, Impact, Interfaces, Map, Member, Mute, Packets, Program, Remark, Series, Service, Status, UnwatchedInterface,
-    Window,
+    Histogram, Impact, Interfaces, Map, Member, Mute, Packets, Program, Remark, Series, Service, Status,
+    UnwatchedInterface, Window,
 };
 use crate::cli::words;
 
