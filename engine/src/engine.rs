@@ -164,14 +164,15 @@ impl Engine {
         due.retain(|id| !self.ledgers.is_infrastructure(*id));
         self.norms.since.get_or_insert(now);
         self.norms.all().for_each(|votes| votes.settle(now));
+        let busiest_minute = self.norms.busiest_minute(None, now);
         for id in due {
             let Some(client) = self.clients.get(id) else { continue };
             let digest = client.trail.digest();
             self.learn(id, &digest, now);
             self.judge(id, &digest, now, &mut changes);
-            self.compare(id, &digest, now);
+            self.compare(id, &digest, busiest_minute, now);
         }
-        let bounds = bounds(&self.norms, &self.config, self.share, now);
+        let bounds = bounds(&self.config, self.share, busiest_minute);
         let lifecycle = &self.config.lifecycle;
         let prices = &self.config.impact;
         let mut campaigns = self.campaigns.advance(&bounds, lifecycle, &self.attention, now);
@@ -390,7 +391,7 @@ impl Engine {
     }
 
     /// Shows the campaigns what the client looks like.
-    fn compare(&mut self, id: ClientId, digest: &Digest, now: Nanos) {
+    fn compare(&mut self, id: ClientId, digest: &Digest, busiest_minute: f64, now: Nanos) {
         let Some(client) = self.clients.get(id) else { return };
         // Who shows several stacks is several clients behind one address.
         let (Some(newest), true) = (client.trail.newest(), client.ja4.len() <= 1) else { return };
@@ -415,7 +416,7 @@ impl Engine {
                 .find(|(_, index)| **index == newest.service)
                 .map_or(0, |(service, _)| service.port),
         };
-        let bounds = bounds(&self.norms, &self.config, self.share, now);
+        let bounds = bounds(&self.config, self.share, busiest_minute);
         self.campaigns.update(&report, &bounds, now);
     }
 
@@ -477,11 +478,11 @@ fn taken_by_last(
 }
 
 /// What campaigns are judged by.
-fn bounds<'a>(norms: &Norms, config: &'a EngineConfig, share: f64, now: Nanos) -> Bounds<'a> {
+fn bounds(config: &EngineConfig, share: f64, busiest_minute: f64) -> Bounds<'_> {
     Bounds {
         // Not learnt from the clients: the members of a campaign would vouch for one another.
         threshold: Votes::default().everyone().threshold(share, 1.0, campaign::SCALE),
-        busiest_minute: norms.busiest_minute(None, now),
+        busiest_minute,
         releases: &config.releases,
         prices: &config.impact,
     }
