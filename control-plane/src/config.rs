@@ -11,7 +11,13 @@ use std::{
 use serde::Deserialize;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
-use crate::listen::Address;
+use crate::{
+    listen::Address,
+    sink::{
+        Sink,
+        options::{self, SinkOptions},
+    },
+};
 
 /// What can be set, by flag (`--tls-key`) or by file (`tls_key`).
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -36,6 +42,10 @@ pub struct Options {
     /// What to log on standard error [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<LogLevel>,
+    /// Where the SOC gets what is stored; in the file only, a table `[[sink]]` each.
+    #[arg(skip)]
+    #[serde(rename = "sink")]
+    pub sinks: Vec<SinkOptions>,
 }
 
 /// How much is logged.
@@ -68,6 +78,8 @@ pub struct Settings {
     pub tls: Option<ServerTlsConfig>,
     /// What to log.
     pub log: LogLevel,
+    /// Where the SOC gets what is stored.
+    pub sinks: Vec<Sink>,
 }
 
 /// Everything that is wrong with the settings, a line each.
@@ -97,6 +109,7 @@ impl Options {
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
             log: self.log.or(other.log),
+            sinks: if self.sinks.is_empty() { other.sinks } else { self.sinks },
         }
     }
 
@@ -124,7 +137,12 @@ impl Options {
         };
         let store = self.store.unwrap_or_else(|| DEFAULT_STORE.into());
         let log = self.log.unwrap_or_default();
-        if errors.is_empty() { Ok(Settings { listen, store, tls, log }) } else { Err(ConfigError(errors)) }
+        let sinks = options::validate(self.sinks, &store).map_err(|e| errors.extend(e)).unwrap_or_default();
+        if errors.is_empty() {
+            Ok(Settings { listen, store, tls, log, sinks })
+        } else {
+            Err(ConfigError(errors))
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    store::{Row, Store, StoreError},
+    store::{self, Row, Store, StoreError},
     token::Token,
 };
 
@@ -175,18 +175,16 @@ async fn blocking<T: Send + 'static>(
     store: &Arc<Store>,
     read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Status> {
-    let store = Arc::clone(store);
-    match tokio::task::spawn_blocking(move || read(&store)).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "cannot read the store");
-            Err(match error {
-                StoreError::Damaged(_) => Status::data_loss(error.to_string()),
-                _ => Status::internal(error.to_string()),
-            })
+    store::blocking(store, read).await.map_err(|error| {
+        if matches!(error, StoreError::Stopping) {
+            return closing();
         }
-        Err(_) => Err(closing()),
-    }
+        tracing::error!(%error, "cannot read the store");
+        match error {
+            StoreError::Damaged(_) => Status::data_loss(error.to_string()),
+            _ => Status::internal(error.to_string()),
+        }
+    })
 }
 
 fn nanos(time: Timestamp) -> i64 {

@@ -6,6 +6,7 @@
 //!                     an agent)     commits)      durable)     subscriber)
 //! ```
 //!
+//! `sink/` hands the same states to the SOC in its own formats; `operations.rs` tells how all of it fares.
 //! `config.rs` says where to listen and with what, `listen.rs` opens those sockets, `server.rs` serves
 //! on them until it is told to stop; `token.rs` is how a subscriber says where it was; `health.rs` asks
 //! a running control plane whether it serves. Invariant: an anomaly is acknowledged only once it is on disk, is
@@ -17,7 +18,10 @@ pub mod feed;
 pub mod health;
 pub mod ingest;
 pub mod listen;
+pub mod operations;
 pub mod server;
+pub mod sink;
+pub mod status;
 pub mod store;
 pub mod token;
 pub mod writer;

@@ -7,7 +7,7 @@ use hydrometer_control_plane::{
     config::{LogLevel, Options, Settings},
     health,
     listen::Address,
-    server,
+    server, status,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +35,12 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
         address: Address,
     },
+    /// Show how a running control plane fares: its store and its sinks
+    Status {
+        /// Where it listens without TLS
+        #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
+        address: Address,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,8 +55,10 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    if let Some(Command::Health { address }) = cli.command {
-        return health::check(&address).await;
+    match cli.command {
+        Some(Command::Health { address }) => return health::check(&address).await,
+        Some(Command::Status { address }) => return status::show(&address).await,
+        None => {}
     }
     let file = cli.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
     let settings = cli.options.or(file).validate()?;
@@ -65,8 +73,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 fn summary(settings: &Settings) -> String {
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     let tls = if settings.tls.is_some() { "with mutual TLS on TCP" } else { "without TLS" };
+    let sinks = match settings.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>() {
+        none if none.is_empty() => "no sinks".to_owned(),
+        some => format!("sinks {}", some.join(", ")),
+    };
     format!(
-        "settings are valid: listen on {} {tls}, store in {}",
+        "settings are valid: listen on {} {tls}, store in {}, {sinks}",
         listen.join(", "),
         settings.store.display()
     )

@@ -12,6 +12,7 @@ use hydrometer_proto::{
     v1::{
         control_plane_server::{self, ControlPlaneServer},
         feed_server::{self, FeedServer},
+        operations_server::{self, OperationsServer},
     },
 };
 use tokio::{
@@ -32,6 +33,8 @@ use crate::{
     feed::Feed,
     ingest::{Ingest, MAX_MESSAGE_BYTES},
     listen::Listener,
+    operations::Operations,
+    sink,
     store::Store,
     writer::Writer,
 };
@@ -57,8 +60,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let stopping = CancellationToken::new();
     let (writer, mut writing) = Writer::start(Arc::clone(&store));
+    let sinks = sink::start(settings.sinks, &store, &writer, &stopping)?;
+    let operations = Operations::new(Arc::clone(&store), sinks);
     let health = HealthReporter::new();
-    let routes = routes(store, writer, &health, &stopping).await?;
+    let routes = routes(store, writer, operations, &health, &stopping).await?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         let address = listener.address().context("cannot tell where it listens")?;
@@ -76,6 +81,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     stopping.cancel();
     health.set_not_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_not_serving::<FeedServer<Feed>>().await;
+    health.set_not_serving::<OperationsServer<Operations>>().await;
     tokio::select! {
         () = async { while servers.join_next().await.is_some() {} } => {}
         () = tokio::time::sleep(DRAIN) => tracing::info!("some streams did not end in time"),
@@ -88,6 +94,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 async fn routes(
     store: Arc<Store>,
     writer: Writer,
+    operations: Operations,
     health: &HealthReporter,
     stopping: &CancellationToken,
 ) -> anyhow::Result<Routes> {
@@ -95,8 +102,10 @@ async fn routes(
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let feed =
         FeedServer::new(Feed::new(store, stopping.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let operations = OperationsServer::new(operations).max_decoding_message_size(MAX_MESSAGE_BYTES);
     health.set_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_serving::<FeedServer<Feed>>().await;
+    health.set_serving::<OperationsServer<Operations>>().await;
     let damaged = "the built-in interface description is damaged";
     let v1 = reflection(pb::v1::server_reflection_server::SERVICE_NAME).build_v1().context(damaged)?;
     let v1alpha =
@@ -104,6 +113,7 @@ async fn routes(
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     Ok(Routes::new(ingest)
         .add_service(feed)
+        .add_service(operations)
         .add_service(health_server::HealthServer::new(health))
         .add_service(v1)
         .add_service(v1alpha))
@@ -114,9 +124,14 @@ fn reflection(own: &str) -> Reflection<'static> {
     let builder = Reflection::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    [control_plane_server::SERVICE_NAME, feed_server::SERVICE_NAME, health_server::SERVICE_NAME, own]
-        .into_iter()
-        .fold(builder, Reflection::with_service_name)
+    let served = [
+        control_plane_server::SERVICE_NAME,
+        feed_server::SERVICE_NAME,
+        operations_server::SERVICE_NAME,
+        health_server::SERVICE_NAME,
+        own,
+    ];
+    served.into_iter().fold(builder, Reflection::with_service_name)
 }
 
 /// Serves one socket until `stopping` and until its streams have ended.

@@ -82,6 +82,15 @@ pub struct Receipt {
     pub missing: u64,
 }
 
+/// How far a sink has got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Name of the sink.
+    pub sink: String,
+    /// Everything up to this position is dealt with.
+    pub position: u64,
+}
+
 /// What is known of an origin.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct OriginState {
@@ -150,6 +159,9 @@ pub enum StoreError {
     /// Something stored cannot be read.
     #[error("the stored {0} is damaged; restore the store from a backup")]
     Damaged(String),
+    /// There is no time left to read.
+    #[error("the control plane is stopping")]
+    Stopping,
     /// Reading or writing failed.
     #[error("the store failed: {0}; check the disk and its free space")]
     Database(Box<redb::Error>),
@@ -167,6 +179,9 @@ const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, (i64, &[u8])> = TableDefinition::new("log");
 /// (node, boot_id) to encoded [`OriginState`].
 const ORIGINS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("origins");
+
+/// Name of a sink to the position up to which everything is dealt with.
+const SINKS: TableDefinition<'_, &str, u64> = TableDefinition::new("sinks");
 
 /// Pages are cached up to this size; the newest end of the log is what is read most.
 const CACHE_BYTES: usize = 64 << 20;
@@ -193,16 +208,40 @@ impl Store {
         self.newest.subscribe()
     }
 
-    /// Stores a batch durably, leaving out what is stored already; one receipt a report, in order.
-    /// `now` is Unix nanoseconds.
-    pub fn commit(&self, batch: &[Report], now: i64) -> Result<Vec<Receipt>, StoreError> {
+    /// Positions of the oldest and the newest state that is stored; 0 when none.
+    pub fn bounds(&self) -> Result<(u64, u64), StoreError> {
+        let log = self.database.begin_read()?.open_table(LOG)?;
+        let oldest = log.first()?.map_or(0, |(position, _)| position.value());
+        Ok((oldest, log.last()?.map_or(0, |(position, _)| position.value())))
+    }
+
+    /// Stores reports durably, leaving out what is stored already, and how far sinks have got; one receipt
+    /// a report, in order. `now` is Unix nanoseconds.
+    pub fn commit(
+        &self,
+        reports: &[Report],
+        cursors: &[Cursor],
+        now: i64,
+    ) -> Result<Vec<Receipt>, StoreError> {
         let mut transaction = self.database.begin_write()?;
         // Opening after a crash must not read the whole store first.
         transaction.set_quick_repair(true);
-        let (receipts, newest) = apply(&transaction, batch, now)?;
+        let (receipts, newest) = apply(&transaction, reports, now)?;
+        {
+            let mut sinks = transaction.open_table(SINKS)?;
+            for Cursor { sink, position } in cursors {
+                sinks.insert(sink.as_str(), position)?;
+            }
+        }
         transaction.commit()?;
-        self.newest.send_replace(newest);
+        self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
         Ok(receipts)
+    }
+
+    /// The position up to which a sink has dealt with everything; nothing when it has never been here.
+    pub fn cursor(&self, sink: &str) -> Result<Option<u64>, StoreError> {
+        let sinks = self.database.begin_read()?.open_table(SINKS)?;
+        Ok(sinks.get(sink)?.map(|position| position.value()))
     }
 
     /// What is stored after position `after`, up to and including `until`, oldest first. Not
@@ -245,6 +284,15 @@ impl Store {
         let origins = self.database.begin_read()?.open_table(ORIGINS)?;
         origin_state(&origins, origin)
     }
+}
+
+/// Runs a read of the store where it may block.
+pub async fn blocking<T: Send + 'static>(
+    store: &Arc<Store>,
+    read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || read(&store)).await.unwrap_or(Err(StoreError::Stopping))
 }
 
 fn origin_state(
@@ -308,6 +356,7 @@ fn identify(database: &Database, path: &Path) -> Result<StoreId, StoreError> {
     };
     transaction.open_table(LOG)?;
     transaction.open_table(ORIGINS)?;
+    transaction.open_table(SINKS)?;
     transaction.commit()?;
     Ok(id)
 }
@@ -384,8 +433,8 @@ mod tests {
     #[test]
     fn a_sequence_number_is_stored_once_within_and_across_batches() {
         let (_folder, store) = store();
-        store.commit(&[anomaly("a", 1), anomaly("a", 1), anomaly("b", 1)], 0).unwrap();
-        let receipts = store.commit(&[anomaly("a", 1), anomaly("a", 2)], 0).unwrap();
+        store.commit(&[anomaly("a", 1), anomaly("a", 1), anomaly("b", 1)], &[], 0).unwrap();
+        let receipts = store.commit(&[anomaly("a", 1), anomaly("a", 2)], &[], 0).unwrap();
         assert_eq!(ids(&store), ["a/1", "b/1", "a/2"]);
         assert_eq!(receipts, [Receipt { acked: 1, missing: 0 }, Receipt { acked: 2, missing: 0 }]);
     }
@@ -393,7 +442,7 @@ mod tests {
     #[test]
     fn a_gap_is_counted_and_what_follows_is_stored() {
         let (_folder, store) = store();
-        let receipts = store.commit(&[anomaly("a", 1), anomaly("a", 5), anomaly("a", 3)], 0).unwrap();
+        let receipts = store.commit(&[anomaly("a", 1), anomaly("a", 5), anomaly("a", 3)], &[], 0).unwrap();
         assert_eq!(receipts.iter().map(|receipt| receipt.missing).collect::<Vec<_>>(), [0, 3, 0]);
         assert_eq!(ids(&store), ["a/1", "a/5"]);
         assert_eq!(store.origin(&origin("a")).unwrap().unwrap().missing, 3);
@@ -404,8 +453,8 @@ mod tests {
         let (_folder, store) = store();
         let hello = Report { origin: origin("a"), what: What::Hello { version: "0.1.0".into() } };
         let heartbeat = Report { origin: origin("a"), what: What::Heartbeat { losses: 7, clients: 9 } };
-        store.commit(&[hello], 10).unwrap();
-        store.commit(&[heartbeat], 20).unwrap();
+        store.commit(&[hello], &[], 10).unwrap();
+        store.commit(&[heartbeat], &[], 20).unwrap();
         let expected = OriginState {
             last_seen: 20,
             version: "0.1.0".into(),
@@ -418,9 +467,24 @@ mod tests {
     }
 
     #[test]
+    fn the_cursor_of_a_sink_is_kept_by_name_and_wakes_nobody() {
+        let (folder, store) = store();
+        let newest = store.newest();
+        let cursor = |sink: &str, position| Cursor { sink: sink.into(), position };
+        store.commit(&[], &[cursor("siem", 7), cursor("archive", 9), cursor("siem", 8)], 0).unwrap();
+        assert!(!newest.has_changed().unwrap());
+        drop(store);
+        let store = Store::open(&folder.path().join("control.redb")).unwrap();
+        assert_eq!(
+            ["siem", "archive", "other"].map(|sink| store.cursor(sink).unwrap()),
+            [Some(8), Some(9), None]
+        );
+    }
+
+    #[test]
     fn everything_is_there_again_after_reopening() {
         let (folder, store) = store();
-        store.commit(&[anomaly("a", 1), anomaly("a", 2)], 5).unwrap();
+        store.commit(&[anomaly("a", 1), anomaly("a", 2)], &[], 5).unwrap();
         let (id, rows) = (store.id(), store.page(0, u64::MAX).unwrap());
         drop(store);
         let store = Store::open(&folder.path().join("control.redb")).unwrap();
@@ -432,7 +496,9 @@ mod tests {
     fn pages_put_together_are_the_whole_log() {
         let (_folder, store) = store();
         let count = PAGE_ROWS as u64 * 2 + 1;
-        store.commit(&(1..=count).map(|sequence| anomaly("a", sequence)).collect::<Vec<_>>(), 0).unwrap();
+        store
+            .commit(&(1..=count).map(|sequence| anomaly("a", sequence)).collect::<Vec<_>>(), &[], 0)
+            .unwrap();
         let (mut positions, mut pages) = (Vec::new(), 0);
         loop {
             let page = store.page(positions.last().copied().unwrap_or(0), count).unwrap();
@@ -453,7 +519,7 @@ mod tests {
             let anomaly = Anomaly { id: "x".repeat(PAGE_BYTES / 2), ..Anomaly::default() };
             Report { origin: origin("a"), what: What::Anomaly { sequence, bytes: anomaly.encode_to_vec() } }
         };
-        store.commit(&(1..=5).map(large).collect::<Vec<_>>(), 0).unwrap();
+        store.commit(&(1..=5).map(large).collect::<Vec<_>>(), &[], 0).unwrap();
         assert_eq!(store.page(0, u64::MAX).unwrap().len(), 2);
     }
 
@@ -462,7 +528,7 @@ mod tests {
         let (_folder, store) = store();
         assert_eq!(store.last_before(0).unwrap(), 0);
         for (sequence, now) in [(1, 10), (2, 20), (3, 15), (4, 20), (5, 30)] {
-            store.commit(&[anomaly("a", sequence)], now).unwrap();
+            store.commit(&[anomaly("a", sequence)], &[], now).unwrap();
         }
         let stored: Vec<i64> = store.page(0, u64::MAX).unwrap().iter().map(|row| row.stored).collect();
         assert_eq!(stored, [10, 20, 20, 20, 30]);

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail")]
 
 mod agent;
+mod authority;
 mod crash;
 mod feed;
 mod ingest;
 mod program;
 mod settings;
+mod sinks;
 mod sockets;
 mod subscriber;
 mod tls;
