@@ -1,7 +1,7 @@
 //! The control plane: the fleet-side process that agents stream to and a SOC reads from.
 //!
 //! ```text
-//! agents ──Report──► ingest.rs ──► writer.rs ──► store.rs ──► feed.rs ──Subscribe──► SOC
+//! agents ──Report──► ingest.rs ──► writer.rs ──► store/ ────► feed/ ───Subscribe──► SOC
 //!           ◄─acks── (a session    (group        (one file,   (a cursor a
 //!                     an agent)     commits)      durable)     subscriber)
 //! ```
@@ -13,6 +13,7 @@
 //! on disk once, and reaches a subscriber only from there.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod config;
 pub mod feed;
 pub mod health;

@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hydrometer_control_plane::{
+    backup,
     config::{LogLevel, Options, Settings},
     health,
     listen::Address,
@@ -35,6 +36,14 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
         address: Address,
     },
+    /// Copy the store of a running control plane to a file, with which another can be started
+    Backup {
+        /// Where to; a file that is there is replaced once the copy is whole
+        file: PathBuf,
+        /// Where the control plane listens without TLS
+        #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
+        address: Address,
+    },
     /// Show how a running control plane fares: its store and its sinks
     Status {
         /// Where it listens without TLS
@@ -57,6 +66,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Health { address }) => return health::check(&address).await,
+        Some(Command::Backup { file, address }) => return backup::take(&address, &file).await,
         Some(Command::Status { address }) => return status::show(&address).await,
         None => {}
     }

@@ -35,7 +35,7 @@ use crate::{
     listen::Listener,
     operations::Operations,
     sink,
-    store::Store,
+    store::{self, Store},
     writer::Writer,
 };
 
@@ -61,9 +61,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stopping = CancellationToken::new();
     let (writer, mut writing) = Writer::start(Arc::clone(&store));
     let sinks = sink::start(settings.sinks, &store, &writer, &stopping)?;
-    let operations = Operations::new(Arc::clone(&store), sinks);
+    let feed = Feed::new(Arc::clone(&store), settings.subscriber_patience, stopping.clone());
+    let mut retaining = tokio::spawn(store::keep(Arc::clone(&store), settings.retention, stopping.clone()));
+    let operations = Operations::new(store, sinks, feed.readers());
     let health = HealthReporter::new();
-    let routes = routes(store, writer, operations, &health, &stopping).await?;
+    let routes = routes(Ingest::new(writer, stopping.clone()), feed, operations, &health).await?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         let address = listener.address().context("cannot tell where it listens")?;
@@ -75,6 +77,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
         failed = &mut writing => failed.context("the writing task failed")?.context("cannot store anomalies"),
+        failed = &mut retaining => failed.context("the removing task failed")?.context("cannot remove old states"),
         Some(failed) = servers.join_next() => failed.context("a listener failed")?.context("cannot serve"),
     };
     tracing::info!("stopping");
@@ -92,16 +95,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// All services, ready to be served on any number of sockets.
 async fn routes(
-    store: Arc<Store>,
-    writer: Writer,
+    ingest: Ingest,
+    feed: Feed,
     operations: Operations,
     health: &HealthReporter,
-    stopping: &CancellationToken,
 ) -> anyhow::Result<Routes> {
-    let ingest = ControlPlaneServer::new(Ingest::new(writer, stopping.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let feed =
-        FeedServer::new(Feed::new(store, stopping.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let ingest = ControlPlaneServer::new(ingest).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let feed = FeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let operations = OperationsServer::new(operations).max_decoding_message_size(MAX_MESSAGE_BYTES);
     health.set_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_serving::<FeedServer<Feed>>().await;

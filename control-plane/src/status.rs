@@ -23,12 +23,17 @@ pub async fn show(address: &Address) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line for the store and a line for each sink; what is wrong comes below it.
+/// A line for the store, for the feed and for each sink; what is wrong comes below it.
 fn text(status: &GetControlPlaneStatusResponse) -> String {
-    let store = status.store.unwrap_or_default();
+    let (store, feed) = (status.store.unwrap_or_default(), status.feed.unwrap_or_default());
     let mut text = format!(
-        "hydrometer-control {}, states {} to {} stored\n",
-        status.version, store.oldest_position, store.newest_position
+        "hydrometer-control {}, states {} to {} stored, {} bytes\nfeed: {} subscribers, {} cut off\n",
+        status.version,
+        store.oldest_position,
+        store.newest_position,
+        store.bytes,
+        feed.subscribers,
+        feed.cut_off
     );
     for sink in &status.sinks {
         let SinkStatus { name, kind, position, delivered, retries, dead_lettered, missed, error } = sink;
@@ -65,11 +70,12 @@ mod tests {
         };
         let status = GetControlPlaneStatusResponse {
             version: "0.1.0".into(),
-            store: Some(StoreStatus { oldest_position: 1, newest_position: 9 }),
+            store: Some(StoreStatus { oldest_position: 1, newest_position: 9, bytes: 4096 }),
             sinks: vec![sink],
             ..GetControlPlaneStatusResponse::default()
         };
-        let expected = "hydrometer-control 0.1.0, states 1 to 9 stored\n\
+        let expected = "hydrometer-control 0.1.0, states 1 to 9 stored, 4096 bytes\n\
+            feed: 0 subscribers, 0 cut off\n\
             sink siem (syslog): 2 behind, 5 delivered, 3 retries, 0 dead letters, 0 missed\n  \
             cannot send to siem:6514: refused\n";
         assert_eq!(text(&status), expected);

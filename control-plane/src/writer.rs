@@ -104,7 +104,8 @@ fn settle(report: &Report, receipt: Receipt, listener: Option<watch::Sender<u64>
     }
 }
 
-fn unix_nanos() -> i64 {
+/// The time, Unix nanoseconds.
+pub(crate) fn unix_nanos() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)
 }

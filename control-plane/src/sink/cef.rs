@@ -148,7 +148,7 @@ mod tests {
     use crate::store::Row;
 
     fn row(anomaly: Anomaly) -> Row {
-        Row { position: 7, stored: 1_000_000_000, anomaly }
+        Row { position: 7, stored: 1_000_000_000, anomaly, lost: None }
     }
 
     #[test]

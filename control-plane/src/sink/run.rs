@@ -48,7 +48,7 @@ impl Runner {
         let newest = store.newest();
         let end = *newest.borrow();
         let begin = match sink.from {
-            From::Oldest => 0,
+            From::Oldest => store.bounds()?.0.saturating_sub(1),
             From::Now => end,
         };
         let position = store.cursor(&sink.name)?.unwrap_or(begin);

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn row(anomaly: Anomaly) -> Row {
-        Row { position: 1, stored: 0, anomaly }
+        Row { position: 1, stored: 0, anomaly, lost: None }
     }
 
     fn syslog(format: SyslogFormat) -> Syslog {

@@ -5,10 +5,11 @@ use std::{fs, path::Path};
 use hydrometer_proto::v1::{Anomaly, Severity};
 use serde_json::Value;
 
-use super::{
-    destinations::webhook, findings::finding, http, http::Receiver, process::lines, report, status, until,
+use super::{destinations::webhook, findings::finding, http, http::Receiver, report, status, until};
+use crate::{
+    process::lines,
+    program::{Site, poll, refusal, text},
 };
-use crate::program::{Site, poll, refusal, text};
 
 fn named(numbers: std::ops::Range<usize>) -> Vec<Anomaly> {
     numbers.map(|number| finding(&format!("id-{number}"))).collect()

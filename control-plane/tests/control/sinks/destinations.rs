@@ -8,16 +8,19 @@ use serde_json::Value;
 use super::{
     findings, http,
     http::Receiver,
-    process::{Process, lines, python},
     report,
     rsyslog::{NAME, Rsyslog},
     until,
 };
-use crate::program::{Site, poll};
+use crate::{
+    process::{Process, lines, python},
+    program::{Site, poll},
+};
 
 /// Fails when the published schema does not accept these events.
 fn assert_ocsf(events: &[String]) {
-    let mut check = python("ocsf_check.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut check =
+        python("tests/python/ocsf_check.py").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = check.stdin.take().unwrap();
     input.write_all((events.join("\n") + "\n").as_bytes()).unwrap();
     drop(input);
@@ -195,7 +198,7 @@ async fn a_syslog_receiver_of_another_authority_gets_nothing() {
 #[tokio::test]
 async fn an_opentelemetry_receiver_gets_logs_also_when_it_was_not_ready_at_first() {
     let site = Site::new();
-    let mut command = python("otlp_receiver.py");
+    let mut command = python("tests/python/otlp_receiver.py");
     command.args(["127.0.0.1:0", "2"]);
     let mut receiver = Process::start(command, site.path("otlp"));
     let port: u16 = poll("the receiver to listen", || {

@@ -5,7 +5,6 @@ mod delivery;
 mod destinations;
 mod findings;
 mod http;
-mod process;
 mod rsyslog;
 
 use hydrometer_proto::v1::{

@@ -6,8 +6,11 @@ use std::{
     process::Command,
 };
 
-use super::process::{Process, lines};
-use crate::{authority::Authority, program::poll};
+use crate::{
+    authority::Authority,
+    process::{Process, lines},
+    program::poll,
+};
 
 /// What the certificate is for.
 pub(crate) const NAME: &str = "localhost";

@@ -48,10 +48,14 @@ pub(crate) fn lines(path: &Path) -> Vec<String> {
     text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()
 }
 
-/// A program of `tests/python`, in the environment that `cargo xtask setup` makes.
+/// A program in Python, by its path in the repository, in the environment that `cargo xtask setup` makes.
 pub(crate) fn python(script: &str) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut command = Command::new(root.join(".venv/bin/python"));
-    command.arg(root.join("tests/python").join(script));
+    let mut command = Command::new(root().join(".venv/bin/python"));
+    command.arg(root().join(script));
     command
+}
+
+/// Where the repository is.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
