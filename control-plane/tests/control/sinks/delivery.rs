@@ -154,8 +154,10 @@ async fn a_sink_begins_where_it_is_told_and_leaves_out_what_is_too_mild() {
         sink("severe", &paths[2], "min_severity = \"critical\""),
     ];
     let program = site.start_configured(&settings.concat());
-    // It is remembered what "now" was.
-    until(&site, "new", |sink| sink.position == 5).await;
+    // It is remembered what "now" was, and what is delivered.
+    for name in ["all", "new", "severe"] {
+        until(&site, name, |sink| sink.position == 5).await;
+    }
     assert!(program.stop().success());
     let _program = site.start_configured(&settings.concat());
     let critical = Anomaly { severity: Severity::Critical.into(), ..finding("id-5") };
