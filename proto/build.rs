@@ -4,12 +4,13 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "hydrometer/v1/agent.proto",
     "hydrometer/v1/anomaly.proto",
     "hydrometer/v1/client.proto",
     "hydrometer/v1/control_plane.proto",
     "hydrometer/v1/feed.proto",
+    "hydrometer/v1/operations.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

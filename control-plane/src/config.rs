@@ -6,12 +6,20 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
-use crate::listen::Address;
+use crate::{
+    listen::Address,
+    sink::{
+        Sink,
+        options::{self, SinkOptions},
+    },
+    store::Retention,
+};
 
 /// What can be set, by flag (`--tls-key`) or by file (`tls_key`).
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -33,9 +41,23 @@ pub struct Options {
     /// Certificate authorities of the agents and subscribers, PEM
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Seconds after which a subscriber that takes nothing is cut off [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub subscriber_patience_s: Option<u64>,
+    /// Days after which stored states are removed [default: 400]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub retain_days: Option<u32>,
+    /// Bytes of stored states beyond which the oldest are removed; the file takes up to about half more
+    /// [default: 8589934592]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub retain_bytes: Option<u64>,
     /// What to log on standard error [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<LogLevel>,
+    /// Where the SOC gets what is stored; in the file only, a table `[[sink]]` each.
+    #[arg(skip)]
+    #[serde(rename = "sink")]
+    pub sinks: Vec<SinkOptions>,
 }
 
 /// How much is logged.
@@ -66,8 +88,14 @@ pub struct Settings {
     pub store: PathBuf,
     /// Mutual TLS for the TCP addresses; none means that they are all loopback.
     pub tls: Option<ServerTlsConfig>,
+    /// How much is kept.
+    pub retention: Retention,
+    /// After this a subscriber that takes nothing is cut off.
+    pub subscriber_patience: Duration,
     /// What to log.
     pub log: LogLevel,
+    /// Where the SOC gets what is stored.
+    pub sinks: Vec<Sink>,
 }
 
 /// Everything that is wrong with the settings, a line each.
@@ -75,6 +103,10 @@ pub struct Settings {
 pub struct ConfigError(Vec<String>);
 
 const DEFAULT_LISTEN: &str = "/run/hydrometer/control.sock";
+const DEFAULT_RETAIN_DAYS: u32 = 400;
+const DEFAULT_RETAIN_BYTES: u64 = 8 << 30;
+const NANOS_PER_DAY: i64 = 86_400_000_000_000;
+const DEFAULT_PATIENCE_S: u64 = 60;
 const DEFAULT_STORE: &str = "/var/lib/hydrometer/control.redb";
 
 impl Options {
@@ -96,7 +128,11 @@ impl Options {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            subscriber_patience_s: self.subscriber_patience_s.or(other.subscriber_patience_s),
+            retain_days: self.retain_days.or(other.retain_days),
+            retain_bytes: self.retain_bytes.or(other.retain_bytes),
             log: self.log.or(other.log),
+            sinks: if self.sinks.is_empty() { other.sinks } else { self.sinks },
         }
     }
 
@@ -123,8 +159,25 @@ impl Options {
             some => some,
         };
         let store = self.store.unwrap_or_else(|| DEFAULT_STORE.into());
+        let subscriber_patience =
+            Duration::from_secs(self.subscriber_patience_s.unwrap_or(DEFAULT_PATIENCE_S));
+        if subscriber_patience.is_zero() {
+            errors.push("subscriber_patience_s is 1 at least".to_owned());
+        }
+        let retention = Retention {
+            max_age: i64::from(self.retain_days.unwrap_or(DEFAULT_RETAIN_DAYS)) * NANOS_PER_DAY,
+            max_bytes: self.retain_bytes.unwrap_or(DEFAULT_RETAIN_BYTES),
+        };
+        if retention.max_age == 0 || retention.max_bytes == 0 {
+            errors.push("retain_days and retain_bytes are 1 at least".to_owned());
+        }
         let log = self.log.unwrap_or_default();
-        if errors.is_empty() { Ok(Settings { listen, store, tls, log }) } else { Err(ConfigError(errors)) }
+        let sinks = options::validate(self.sinks, &store).map_err(|e| errors.extend(e)).unwrap_or_default();
+        if errors.is_empty() {
+            Ok(Settings { listen, store, tls, retention, subscriber_patience, log, sinks })
+        } else {
+            Err(ConfigError(errors))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -15,15 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Succeeds when the control plane at `address`, a unix socket or a loopback port without TLS, serves.
 pub async fn check(address: &Address) -> anyhow::Result<()> {
-    let uri = match address {
-        Address::Unix(path) => format!("unix://{}", path.display()),
-        Address::Tcp(socket) => format!("http://{socket}"),
-    };
-    let endpoint = Endpoint::from_shared(uri)?.connect_timeout(TIMEOUT).timeout(TIMEOUT);
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| anyhow!("no hydrometer-control answers on {address}: {}", innermost(&error)))?;
+    let channel = connect(address, TIMEOUT).await?;
     let answer = HealthClient::new(channel)
         .check(HealthCheckRequest::default())
         .await
@@ -32,4 +24,15 @@ pub async fn check(address: &Address) -> anyhow::Result<()> {
         ServingStatus::Serving => Ok(()),
         other => bail!("hydrometer-control on {address} is {}", other.as_str_name()),
     }
+}
+
+/// A connection to a control plane on this host; `timeout` is for connecting and for each call.
+pub(crate) async fn connect(address: &Address, timeout: Duration) -> anyhow::Result<Channel> {
+    let uri = match address {
+        Address::Unix(path) => format!("unix://{}", path.display()),
+        Address::Tcp(socket) => format!("http://{socket}"),
+    };
+    let endpoint = Endpoint::from_shared(uri)?.connect_timeout(timeout).timeout(timeout);
+    let connected = endpoint.connect().await;
+    connected.map_err(|error| anyhow!("no hydrometer-control answers on {address}: {}", innermost(&error)))
 }

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     store::{Origin, Report, What},
-    writer::{Gone, Job, Writer},
+    writer::{Gone, Writer},
 };
 
 /// The largest message an agent may send. An anomaly with all its evidence is a few KiB.
@@ -199,7 +199,7 @@ impl Session {
     async fn submit(&self, what: What) -> Result<(), Status> {
         let acked = (!matches!(what, What::Heartbeat { .. })).then(|| self.acked.clone());
         let report = Report { origin: Arc::clone(&self.origin), what };
-        self.writer.submit(Job { report, acked }).await.map_err(lost)
+        self.writer.submit(report, acked).await.map_err(lost)
     }
 
     /// Waits for the writer to store something of this session. Safe to cancel.

@@ -4,10 +4,11 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hydrometer_control_plane::{
+    backup,
     config::{LogLevel, Options, Settings},
     health,
     listen::Address,
-    server,
+    server, status,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +36,20 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
         address: Address,
     },
+    /// Copy the store of a running control plane to a file, with which another can be started
+    Backup {
+        /// Where to; a file that is there is replaced once the copy is whole
+        file: PathBuf,
+        /// Where the control plane listens without TLS
+        #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
+        address: Address,
+    },
+    /// Show how a running control plane fares: its store and its sinks
+    Status {
+        /// Where it listens without TLS
+        #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
+        address: Address,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,8 +64,11 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    if let Some(Command::Health { address }) = cli.command {
-        return health::check(&address).await;
+    match cli.command {
+        Some(Command::Health { address }) => return health::check(&address).await,
+        Some(Command::Backup { file, address }) => return backup::take(&address, &file).await,
+        Some(Command::Status { address }) => return status::show(&address).await,
+        None => {}
     }
     let file = cli.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
     let settings = cli.options.or(file).validate()?;
@@ -65,8 +83,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 fn summary(settings: &Settings) -> String {
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     let tls = if settings.tls.is_some() { "with mutual TLS on TCP" } else { "without TLS" };
+    let sinks = match settings.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>() {
+        none if none.is_empty() => "no sinks".to_owned(),
+        some => format!("sinks {}", some.join(", ")),
+    };
     format!(
-        "settings are valid: listen on {} {tls}, store in {}",
+        "settings are valid: listen on {} {tls}, store in {}, {sinks}",
         listen.join(", "),
         settings.store.display()
     )

@@ -12,6 +12,7 @@ use hydrometer_proto::{
     v1::{
         control_plane_server::{self, ControlPlaneServer},
         feed_server::{self, FeedServer},
+        operations_server::{self, OperationsServer},
     },
 };
 use tokio::{
@@ -32,7 +33,9 @@ use crate::{
     feed::Feed,
     ingest::{Ingest, MAX_MESSAGE_BYTES},
     listen::Listener,
-    store::Store,
+    operations::Operations,
+    sink,
+    store::{self, Store},
     writer::Writer,
 };
 
@@ -57,8 +60,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let stopping = CancellationToken::new();
     let (writer, mut writing) = Writer::start(Arc::clone(&store));
+    let sinks = sink::start(settings.sinks, &store, &writer, &stopping)?;
+    let feed = Feed::new(Arc::clone(&store), settings.subscriber_patience, stopping.clone());
+    let mut retaining = tokio::spawn(store::keep(Arc::clone(&store), settings.retention, stopping.clone()));
+    let operations = Operations::new(store, sinks, feed.readers());
     let health = HealthReporter::new();
-    let routes = routes(store, writer, &health, &stopping).await?;
+    let routes = routes(Ingest::new(writer, stopping.clone()), feed, operations, &health).await?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         let address = listener.address().context("cannot tell where it listens")?;
@@ -70,12 +77,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
         failed = &mut writing => failed.context("the writing task failed")?.context("cannot store anomalies"),
+        failed = &mut retaining => failed.context("the removing task failed")?.context("cannot remove old states"),
         Some(failed) = servers.join_next() => failed.context("a listener failed")?.context("cannot serve"),
     };
     tracing::info!("stopping");
     stopping.cancel();
     health.set_not_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_not_serving::<FeedServer<Feed>>().await;
+    health.set_not_serving::<OperationsServer<Operations>>().await;
     tokio::select! {
         () = async { while servers.join_next().await.is_some() {} } => {}
         () = tokio::time::sleep(DRAIN) => tracing::info!("some streams did not end in time"),
@@ -86,17 +95,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// All services, ready to be served on any number of sockets.
 async fn routes(
-    store: Arc<Store>,
-    writer: Writer,
+    ingest: Ingest,
+    feed: Feed,
+    operations: Operations,
     health: &HealthReporter,
-    stopping: &CancellationToken,
 ) -> anyhow::Result<Routes> {
-    let ingest = ControlPlaneServer::new(Ingest::new(writer, stopping.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let feed =
-        FeedServer::new(Feed::new(store, stopping.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let ingest = ControlPlaneServer::new(ingest).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let feed = FeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let operations = OperationsServer::new(operations).max_decoding_message_size(MAX_MESSAGE_BYTES);
     health.set_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_serving::<FeedServer<Feed>>().await;
+    health.set_serving::<OperationsServer<Operations>>().await;
     let damaged = "the built-in interface description is damaged";
     let v1 = reflection(pb::v1::server_reflection_server::SERVICE_NAME).build_v1().context(damaged)?;
     let v1alpha =
@@ -104,6 +113,7 @@ async fn routes(
     let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     Ok(Routes::new(ingest)
         .add_service(feed)
+        .add_service(operations)
         .add_service(health_server::HealthServer::new(health))
         .add_service(v1)
         .add_service(v1alpha))
@@ -114,9 +124,14 @@ fn reflection(own: &str) -> Reflection<'static> {
     let builder = Reflection::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    [control_plane_server::SERVICE_NAME, feed_server::SERVICE_NAME, health_server::SERVICE_NAME, own]
-        .into_iter()
-        .fold(builder, Reflection::with_service_name)
+    let served = [
+        control_plane_server::SERVICE_NAME,
+        feed_server::SERVICE_NAME,
+        operations_server::SERVICE_NAME,
+        health_server::SERVICE_NAME,
+        own,
+    ];
+    served.into_iter().fold(builder, Reflection::with_service_name)
 }
 
 /// Serves one socket until `stopping` and until its streams have ended.

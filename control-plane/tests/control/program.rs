@@ -67,6 +67,15 @@ impl Site {
         self.launch(command, 1)
     }
 
+    /// Starts a control plane on this site's socket with these settings; returns when it listens.
+    pub(crate) fn start_configured(&self, settings: &str) -> Program {
+        let file = self.path("control.toml");
+        fs::write(&file, settings).unwrap();
+        let mut command = program();
+        command.arg("--config").arg(file).args(["--listen", &self.address()]);
+        self.launch(command, 1)
+    }
+
     fn launch(&self, mut command: Command, listeners: usize) -> Program {
         let log = self.path("log");
         let output = File::create(&log).unwrap();

@@ -97,7 +97,7 @@ async fn health_is_answered_to_clients_and_to_the_probe() {
     let site = Site::new();
     let program_under_probe = site.start();
     let mut client = HealthClient::new(site.channel().await);
-    for service in ["", "hydrometer.v1.ControlPlane", "hydrometer.v1.Feed"] {
+    for service in ["", "hydrometer.v1.ControlPlane", "hydrometer.v1.Feed", "hydrometer.v1.Operations"] {
         let answer = client.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
     }
@@ -137,7 +137,12 @@ macro_rules! listed {
 async fn reflection_of_both_versions_lists_what_is_served_and_nothing_else() {
     let site = Site::new();
     let _program = site.start();
-    let served = ["hydrometer.v1.ControlPlane", "hydrometer.v1.Feed", "grpc.health.v1.Health"];
+    let served = [
+        "hydrometer.v1.ControlPlane",
+        "hydrometer.v1.Feed",
+        "hydrometer.v1.Operations",
+        "grpc.health.v1.Health",
+    ];
     let with = |own| served.into_iter().chain([own]).map(str::to_owned).collect::<BTreeSet<_>>();
     assert_eq!(listed!(v1, site.channel().await), with("grpc.reflection.v1.ServerReflection"));
     assert_eq!(listed!(v1alpha, site.channel().await), with("grpc.reflection.v1alpha.ServerReflection"));

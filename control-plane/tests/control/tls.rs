@@ -2,39 +2,16 @@
 
 use std::fs;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity};
 
 use crate::{
     agent::{Agent, anomaly, hello, refused},
+    authority::{Authority, Pair},
     program::{Program, Site, program, refusal, text},
     subscriber::{following, id, next, subscribe},
 };
 
 const NAME: &str = "control.test";
-
-/// A certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, PEM.
-struct Pair {
-    cert: String,
-    key: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn issue(&self, name: &str) -> Pair {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        Pair { cert: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
-    }
-}
 
 /// Writes the files of a server; the flags that name them.
 fn flags(site: &Site, server: &Pair, clients: &Authority) -> [String; 3] {
@@ -43,7 +20,7 @@ fn flags(site: &Site, server: &Pair, clients: &Authority) -> [String; 3] {
         fs::write(&path, content).unwrap();
         format!("--{flag}={}", path.display())
     };
-    [write("tls-cert", &server.cert), write("tls-key", &server.key), write("tls-client-ca", &clients.0.pem())]
+    [write("tls-cert", &server.cert), write("tls-key", &server.key), write("tls-client-ca", &clients.pem())]
 }
 
 fn start(site: &Site, authority: &Authority) -> (Program, String) {
@@ -55,7 +32,7 @@ fn start(site: &Site, authority: &Authority) -> (Program, String) {
 
 async fn connect(address: &str, authority: &Authority, client: Option<Pair>) -> Result<Channel, Error> {
     let mut tls =
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.0.pem())).domain_name(NAME);
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name(NAME);
     if let Some(Pair { cert, key }) = client {
         tls = tls.identity(Identity::from_pem(cert, key));
     }

@@ -22,6 +22,7 @@ const NEEDS: &[Need] = &[
     // It has no argument with which it succeeds.
     Need { packages: "wrk", present: || ask(command("sh", "-c").arg("command -v wrk")).is_some() },
     Need { packages: "openssl", present: || answers("openssl", "version") },
+    Need { packages: "rsyslog rsyslog-gnutls", present: has_rsyslog },
     Need { packages: "python3 python3-venv", present: || python::base().is_some() },
 ];
 
@@ -38,6 +39,12 @@ pub(super) fn install() -> Result<()> {
 
 fn answers(program: &str, arguments: &str) -> bool {
     ask(&mut command(program, arguments)).is_some()
+}
+
+/// With the driver for TLS, which Debian packs apart.
+fn has_rsyslog() -> bool {
+    let driver = "ls /usr/lib*/rsyslog/lmnsd_gtls.so /usr/lib/*/rsyslog/lmnsd_gtls.so 2>/dev/null | grep .";
+    answers("/usr/sbin/rsyslogd", "-v") && ask(command("sh", "-c").arg(driver)).is_some()
 }
 
 /// Those of `packages` (separated by blanks) that dpkg does not list as installed.
