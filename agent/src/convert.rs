@@ -133,6 +133,7 @@ pub fn exchange(exchange: &Exchange) -> v1::Exchange {
         accuracy: accuracy(exchange.accuracy).into(),
         confidence: exchange.confidence,
         aborted: exchange.ending == Ending::Aborted,
+        truncated: exchange.truncated,
         client_identity: identity(exchange.identity).into(),
         tcp_round_trip: exchange.round_trips.tcp.map(duration),
         tls_round_trip: exchange.round_trips.tls.map(duration),

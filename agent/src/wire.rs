@@ -47,6 +47,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
         accuracy,
         confidence: confidence(accuracy, event.confidence),
         ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
+        truncated: None,
         ja4: None,
         round_trips: RoundTrips::default(),
     }

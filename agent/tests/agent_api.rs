@@ -86,6 +86,7 @@ fn exchanges(client: &str, count: u64, record_median: u32) -> Vec<Exchange> {
             confidence: None,
             ending: Ending::Complete,
             ja4: None,
+            truncated: None,
             round_trips: RoundTrips::default(),
             identity: hydrometer_engine::Identity::Direct,
         })

@@ -76,6 +76,7 @@ fn exchange(client: u32, seconds: f64) -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        truncated: None,
         round_trips: RoundTrips::default(),
         identity: hydrometer_engine::Identity::Direct,
     }

@@ -123,6 +123,9 @@ pub struct Exchange {
     pub confidence: Option<f32>,
     /// How it ended.
     pub ending: Ending,
+    /// Whether a cap (`max_tokens`) ended the answer, as far as the client's other answers tell; `None` where they
+    /// do not ([`AnswerLengths`](crate::AnswerLengths)).
+    pub truncated: Option<bool>,
     /// JA4 fingerprint of the client's TLS ClientHello, where measured.
     pub ja4: Option<String>,
     /// Round trips of the connection's handshakes.

@@ -9,6 +9,7 @@ pub mod anomaly;
 mod baseline;
 mod cadence;
 mod campaign;
+mod cap;
 mod client;
 mod client_id;
 mod clients;
@@ -29,6 +30,7 @@ mod trail;
 mod view;
 mod window;
 
+pub use cap::{AnswerKind, AnswerLengths, tell_truncated};
 pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
 pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, Release};
 pub use context::{Context, Contract, Infrastructure, Limits, ParseSelectorError, Selector};
@@ -57,6 +59,7 @@ fn test_exchange() -> Exchange {
         accuracy: Accuracy::Derived,
         confidence: None,
         ending: Ending::Complete,
+        truncated: None,
         ja4: None,
         round_trips: RoundTrips::default(),
         identity: Identity::Direct,

@@ -137,6 +137,7 @@ impl Kept {
             accuracy,
             confidence: (!self.confidence.is_nan()).then_some(self.confidence),
             ending,
+            truncated: None,
             ja4: ja4.get(usize::from(self.ja4)).cloned(),
             round_trips: RoundTrips {
                 tcp: round_trip(self.tcp_round_trip_us),

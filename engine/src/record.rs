@@ -1,7 +1,7 @@
 //! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
 //!
 //! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`,
-//! `confidence`, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
+//! `confidence`, `truncated`, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
 //! ended) reads back as unknown.
 
 use std::time::Duration;
@@ -46,6 +46,9 @@ pub struct ExchangeRecord {
     /// How far an estimate is to be believed, from 0 to 1; not there where nothing is estimated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f32>,
+    /// Whether a cap ended the answer, as far as the client's other answers tell.
+    #[serde(default)]
+    pub truncated: Option<bool>,
     /// JA4 fingerprint of the client, where measured.
     #[serde(default)]
     pub ja4: Option<String>,
@@ -101,6 +104,7 @@ impl From<&Exchange> for ExchangeRecord {
             protocol: exchange.protocol,
             accuracy: exchange.accuracy,
             confidence: exchange.confidence,
+            truncated: exchange.truncated,
             ja4: exchange.ja4.clone(),
             client_identity: exchange.identity,
             tcp_rtt_ms: exchange.round_trips.tcp.map(millis),
@@ -132,6 +136,7 @@ impl TryFrom<ExchangeRecord> for Exchange {
             accuracy: record.accuracy,
             confidence: record.confidence.map(|value| share("confidence", value)).transpose()?,
             ending: Ending::Complete,
+            truncated: record.truncated,
             ja4: record.ja4,
             round_trips: RoundTrips {
                 tcp: optional_millis("tcp_rtt_ms", record.tcp_rtt_ms)?,
@@ -177,6 +182,7 @@ mod tests {
     fn a_written_line_has_the_promised_names_in_order() {
         let record = ExchangeRecord {
             confidence: Some(0.9),
+            truncated: Some(true),
             tcp_rtt_ms: Some(0.4),
             tls_rtt_ms: Some(81.6),
             ..serde_json::from_str(LINE).unwrap()
@@ -199,6 +205,7 @@ mod tests {
             "protocol",
             "accuracy",
             "confidence",
+            "truncated",
             "ja4",
             "client_identity",
             "tcp_rtt_ms",

@@ -50,6 +50,7 @@ fn ask(client: ClientId, at: f64, duration: f64, dice: &mut Dice) -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        truncated: None,
         round_trips: RoundTrips::default(),
         identity: hydrometer_engine::Identity::Direct,
     }

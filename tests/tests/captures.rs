@@ -45,6 +45,7 @@ struct Exchange {
     duration_ms: f64,
     accuracy: String,
     confidence: Option<f64>,
+    truncated: Option<bool>,
 }
 
 /// What the wire does not tell, per capture, and why.
@@ -287,6 +288,22 @@ fn percentile_95(mut values: Vec<f64>) -> f64 {
 }
 
 #[test]
+fn answers_that_a_cap_ended_are_told_from_those_that_ended_by_themselves() {
+    let capped = replay("h1_tls13_maxtokens_sat64.pcap");
+    // The proxy refused two of twelve, which cannot be compared with the others.
+    let truncated = capped.iter().filter(|exchange| exchange.truncated == Some(true)).count();
+    assert!(capped.len() == 12 && truncated >= 9, "{truncated} of {}", capped.len());
+    assert!(
+        capped
+            .iter()
+            .filter(|exchange| exchange.resp_bytes < 1000)
+            .all(|refused| refused.truncated.is_none())
+    );
+    let natural = replay("h1_tls13_maxtokens_natural.pcap");
+    assert!(natural.len() == 8 && natural.iter().all(|exchange| exchange.truncated == Some(false)));
+}
+
+#[test]
 fn an_exchange_has_every_field_that_readers_rely_on() {
     let output = Command::new(binary::path("hydrometer").unwrap())
         .arg("replay")
@@ -313,6 +330,7 @@ fn an_exchange_has_every_field_that_readers_rely_on() {
         "record_median",
         "protocol",
         "accuracy",
+        "truncated",
         "ja4",
         "tcp_rtt_ms",
         "tls_rtt_ms",

@@ -256,7 +256,7 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
             span(exchange.tcp_round_trip.as_ref()),
             span(exchange.tls_round_trip.as_ref()),
             words::believed(words::accuracy(exchange.accuracy), exchange.confidence),
-            if exchange.aborted { "aborted" } else { "complete" }.to_owned(),
+            words::end(exchange.aborted, exchange.truncated).to_owned(),
         ];
         let tone = if exchange.aborted { Tone::Warn } else { Tone::Plain };
         grid.row(cells.map(|text| (tone, text)));

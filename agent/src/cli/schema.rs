@@ -208,6 +208,8 @@ pub struct Exchange {
     pub confidence: Option<f32>,
     /// Cut short.
     pub aborted: bool,
+    /// Whether a cap ended the answer, as far as the client's other answers tell.
+    pub truncated: Option<bool>,
     /// SYN-ACK to the acknowledgement that completes the TCP handshake.
     pub tcp_rtt_ms: Option<f64>,
     /// The server's part of the TLS handshake to the client's answer.

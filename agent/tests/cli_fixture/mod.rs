@@ -267,6 +267,7 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         protocol: Protocol::Tls.into(),
         accuracy: Accuracy::Exact.into(),
         aborted,
+        truncated: (!aborted).then_some(true),
         confidence: None,
         client_identity: ClientIdentity::Direct.into(),
         tcp_round_trip: millis(12),

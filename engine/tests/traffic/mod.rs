@@ -210,6 +210,7 @@ impl Traffic {
             identity: Identity::Direct,
             ending: Ending::Complete,
             ja4: Some(shape.stack.to_owned()),
+            truncated: None,
             round_trips: RoundTrips::default(),
         });
     }

@@ -145,6 +145,7 @@ impl From<&v1::Exchange> for Exchange {
             accuracy: words::accuracy(exchange.accuracy),
             confidence: exchange.confidence,
             aborted: exchange.aborted,
+            truncated: exchange.truncated,
             tcp_rtt_ms: milliseconds(exchange.tcp_round_trip.as_ref()),
             tls_rtt_ms: milliseconds(exchange.tls_round_trip.as_ref()),
         }

@@ -156,6 +156,7 @@ fn exchange() -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: Some(STACK.to_owned()),
+        truncated: None,
         round_trips: RoundTrips::default(),
     }
 }
