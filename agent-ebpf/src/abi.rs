@@ -177,6 +177,11 @@ pub struct ExchangeEvent {
     pub request_bytes: u64,
     /// Application bytes of the answer.
     pub answer_bytes: u64,
+    /// Bytes of the request's first record (TLS), which is its head where others follow, or of its head (HTTP/2 in
+    /// clear text); 0 where not known.
+    pub request_head: u32,
+    /// Likewise of the answer.
+    pub answer_head: u32,
     /// Server records by size class ([`crate::client::size_class`]); all are halved when one would
     /// overflow.
     pub classes: [u8; SIZE_CLASSES],
@@ -207,8 +212,8 @@ plain! {
     ServiceKey: [u32; 5],
     StreamKey: [u32; 12],
     crate::tunnel::Tunnels: [u16; 4],
-    ExchangeEvent: [u64; 18],
-    crate::flow::Flow: [u64; 38],
+    ExchangeEvent: [u64; 19],
+    crate::flow::Flow: [u64; 40],
     crate::hello::HelloEvent: [u64; 7],
     crate::http2_tls::Estimate: [u64; 74],
     crate::head::HeadEvent: [u64; 7],
@@ -230,7 +235,7 @@ impl ExchangeEvent {
     /// The event in these bytes of the ring buffer; `None` when there are too few.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<8>();
-        let words: &[[u8; 8]; 18] = words.first_chunk()?;
+        let words: &[[u8; 8]; 19] = words.first_chunk()?;
         Some(words.map(u64::from_ne_bytes).into())
     }
 }
@@ -332,7 +337,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<StreamKey>() == 48);
-    assert!(size_of::<ExchangeEvent>() == 144);
+    assert!(size_of::<ExchangeEvent>() == 152);
 };
 
 #[cfg(test)]

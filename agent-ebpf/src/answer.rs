@@ -363,7 +363,7 @@ impl<T: Tables> Answer<'_, T> {
         if self.turn == 1 && content <= MAX_SETTINGS {
             settings(self.answered);
         }
-        self.answered.add(content, self.now);
+        self.answered.add_first(content, self.now);
     }
 
     /// Whether the first record of the first answer may be a ticket: it is then kept until the next one.
@@ -398,7 +398,7 @@ impl<T: Tables> Answer<'_, T> {
             if learned.is_none() {
                 self.tables.learn_ticket_len(self.port, 0);
             }
-            self.answered.add(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
+            self.answered.add_first(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
         }
         false
     }

@@ -53,7 +53,7 @@ pub struct Flow {
 // that one packet of a direction is handled at a time; everything else is atomic.
 unsafe impl Sync for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 304);
+const _: () = assert!(size_of::<Flow>() == 320);
 
 impl Flow {
     /// Ingress's half.
@@ -151,6 +151,7 @@ impl Flow {
         event.start = asked.start.get();
         event.request_end = at_least(asked.end.get(), event.start);
         (event.request_bytes, event.answer_bytes) = self.totals(turn);
+        event.request_head = asked.head.get();
         let derived = if modes & (REQUEST_DERIVED | ANSWER_DERIVED) != 0 { DERIVED } else { 0 };
         let pipelined = if modes & PIPELINE != 0 { PIPELINED } else { 0 };
         event.flags = flags | derived | pipelined;
@@ -159,6 +160,7 @@ impl Flow {
         } else {
             event.flags |= ABORTED;
             (event.records, event.first, event.second, event.last) = (0, 0, 0, 0);
+            event.answer_head = 0;
             event.classes = [0; SIZE_CLASSES];
         }
     }
@@ -167,6 +169,7 @@ impl Flow {
     fn describe_answer(&self, event: &mut ExchangeEvent) {
         let answered = &self.answered;
         event.records = answered.records.get();
+        event.answer_head = answered.head.get();
         event.first = answered.first.get();
         event.second = answered.second.get();
         event.last = at_least(answered.last.get(), at_least(event.second, event.first));
@@ -174,6 +177,7 @@ impl Flow {
             *bytes = word.get().to_le_bytes();
         }
         if answered.shared.get() != 0 {
+            event.request_head = 0;
             event.flags |= PIPELINED;
         }
         if answered.derived.get() != 0 {
@@ -213,6 +217,9 @@ pub struct Asked {
     pub connection: Shared32,
     /// Turns of earlier connections with the same ports.
     pub turns_before: Shared32,
+    /// Bytes of the request's first record (TLS), or of its head (HTTP/2 in clear text); 0 where not known.
+    pub head: Shared32,
+    pad: Shared32,
 }
 
 /// [`Asked::mode`] of a flow that is in the middle of TLS, without what may come and go meanwhile.
@@ -267,6 +274,9 @@ pub struct Answered {
     pub greeting: Shared32,
     /// Non-zero when an earlier answer to this turn has been handed out with the request's bytes.
     pub shared: Shared32,
+    /// As [`Asked::head`], of the answer.
+    pub head: Shared32,
+    pad: Shared32,
 }
 
 /// In [`Answered::tls`]: the ServerHello was seen.
@@ -294,6 +304,7 @@ impl Answered {
         self.pending.set(0);
         self.derived.set(0);
         self.shared.set(0);
+        self.head.set(0);
         self.first.set(0);
         self.second.set(0);
         self.last.set(0);
@@ -315,6 +326,13 @@ impl Answered {
         }
         self.last.set(now);
         self.count(bytes);
+    }
+
+    /// Adds the record that the answer begins with.
+    #[inline(always)]
+    pub(crate) fn add_first(&self, bytes: u32, now: u64) {
+        self.head.set(bytes);
+        self.add(bytes, now);
     }
 
     /// Counts a record of this many application bytes.

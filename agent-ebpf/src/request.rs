@@ -33,6 +33,8 @@ pub(crate) struct Work {
 pub(crate) struct Begun {
     /// Its application bytes so far.
     pub(crate) bytes: u64,
+    /// Those of the record that it begins with; 0 where it begins with bytes that were missed, or with no record.
+    pub(crate) head: u32,
     /// The flow's mode from here on.
     pub(crate) mode: u32,
     /// It is TLS 1.3 early data: it counts once the server has accepted it.
@@ -200,7 +202,7 @@ fn clear_text<P: Packet>(
     }
     half.turn_seq = half.stream.next;
     let pipelined = if answered { 0 } else { PIPELINE };
-    Some(Begun { bytes: bytes as u64, mode: mode & !PIPELINE | pipelined, early: false })
+    Some(Begun { bytes: bytes as u64, head: 0, mode: mode & !PIPELINE | pipelined, early: false })
 }
 
 /// Whether a segment begins with a request line. Of one too short to tell, an answer before it decides.
@@ -229,6 +231,8 @@ pub(crate) struct Found {
     carried: u32,
     /// The mode from here on.
     mode: u32,
+    /// Content of the record that the turn begins with.
+    head: u32,
     /// The open turn is answered: the next application data begins another.
     answered: bool,
     /// A turn begins.
@@ -237,7 +241,6 @@ pub(crate) struct Found {
     application: bool,
     /// What became of early data.
     early: EarlyData,
-    pad: u32,
 }
 
 /// What a segment tells of TLS 1.3 early data.
@@ -414,7 +417,8 @@ fn settle<T: Tables>(
         client.requests.add(1);
     }
     if found.begins {
-        return Some(Begun { bytes: found.bytes, mode: found.mode, early: found.early == EarlyData::Begins });
+        let early = found.early == EarlyData::Begins;
+        return Some(Begun { bytes: found.bytes, head: found.head, mode: found.mode, early });
     }
     if flow.asked.mode.get() != found.mode {
         flow.asked.mode.set(found.mode);
@@ -464,7 +468,7 @@ impl Reader<Record> for Handshake<'_> {
             return;
         }
         if self.found.answered && !self.found.begins {
-            self.begin();
+            self.begin(content);
         }
         self.found.bytes += content as u64;
         self.found.application = true;
@@ -472,11 +476,12 @@ impl Reader<Record> for Handshake<'_> {
 }
 
 impl Handshake<'_> {
-    /// A turn begins with this record.
+    /// A turn begins with a record of this content.
     #[inline(always)]
-    fn begin(&mut self) {
+    fn begin(&mut self, content: u32) {
         let found = &mut *self.found;
         found.begins = true;
+        found.head = if found.carried == 0 { content } else { 0 };
         found.bytes = u64::from(found.carried);
         found.mode &= !PIPELINE;
         if found.carried == 0 {

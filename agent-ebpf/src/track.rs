@@ -434,6 +434,7 @@ pub(crate) fn begin<T: Tables>(
     flow.asked.start.set(now);
     flow.asked.end.set(now);
     flow.asked.bytes.set(begun.bytes);
+    flow.asked.head.set(begun.head);
     flow.asked.turn.set(half.turns);
     if !begun.early
         && let Some(client) = admission::settled(tables, half, segment)

@@ -8,6 +8,7 @@ pub mod config;
 pub mod convert;
 pub mod daemon;
 pub mod findings;
+mod heads;
 pub mod hello;
 pub mod identity;
 pub mod kernel;

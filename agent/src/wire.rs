@@ -9,7 +9,7 @@ use hydrometer_ebpf::{
     hello::HelloEvent,
 };
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Ipv6Prefix, Nanos, Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Exchange, Heads, Identity, Ipv6Prefix, Nanos, Protocol, RoundTrips, Service,
 };
 
 /// An exchange that has ended, before it is known on whose behalf it was asked.
@@ -36,6 +36,7 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
         client_port: event.client_port,
         service: Service { address: Some(abi::ip(event.server)), port: event.server_port },
         flow: flow(client, (event.client_port, event.server_port), event.flow_start),
+        heads: Heads::default(),
         request_bytes: event.request_bytes,
         answer_bytes: event.answer_bytes,
         time_to_first_byte: since_request(event.first),

@@ -12,7 +12,7 @@ use hydrometer_agent::{
     pipeline::{self, Handle, Pipeline},
     socket::Socket,
 };
-use hydrometer_engine::{Accuracy, Ending, EngineConfig, Exchange, Protocol, RoundTrips, Service};
+use hydrometer_engine::{Accuracy, Ending, EngineConfig, Exchange, Heads, Protocol, RoundTrips, Service};
 use hydrometer_proto::v1::{
     AnomalyKind, AnomalyState, ClientSort, GetClientRequest, GetStatusRequest, ListClientsRequest,
     WatchAnomaliesRequest, WatchClientsRequest,
@@ -87,6 +87,7 @@ fn exchanges(client: &str, count: u64, record_median: u32) -> Vec<Exchange> {
             ending: Ending::Complete,
             ja4: None,
             truncated: None,
+            heads: Heads::default(),
             round_trips: RoundTrips::default(),
             identity: hydrometer_engine::Identity::Direct,
         })

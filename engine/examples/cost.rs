@@ -11,7 +11,7 @@ use std::{
 };
 
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Nanos, Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Heads, Nanos, Protocol, RoundTrips, Service,
 };
 
 const EXCHANGES_A_SECOND: u32 = 1000;
@@ -77,6 +77,7 @@ fn exchange(client: u32, seconds: f64) -> Exchange {
         ending: Ending::Complete,
         ja4: None,
         truncated: None,
+        heads: Heads::default(),
         round_trips: RoundTrips::default(),
         identity: hydrometer_engine::Identity::Direct,
     }

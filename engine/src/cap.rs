@@ -72,11 +72,6 @@ impl AnswerKind {
 }
 
 impl AnswerLengths {
-    /// Those of one answer.
-    pub fn of(exchange: &Exchange) -> Self {
-        Self(VecDeque::from([length(exchange)]))
-    }
-
     /// Takes in an answer.
     pub fn add(&mut self, exchange: &Exchange) {
         if self.0.len() == MAX_LENGTHS {

@@ -35,7 +35,7 @@ pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
 pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, Release};
 pub use context::{Context, Contract, Infrastructure, Limits, ParseSelectorError, Selector};
 pub use engine::Engine;
-pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, RoundTrips, Service};
+pub use exchange::{Accuracy, Ending, Exchange, Head, Heads, Identity, Protocol, RoundTrips, Service};
 pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
 pub use view::{ClientView, EngineLoss, EngineStats, Totals, WindowFeatures};
@@ -60,6 +60,7 @@ fn test_exchange() -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         truncated: None,
+        heads: Heads::default(),
         ja4: None,
         round_trips: RoundTrips::default(),
         identity: Identity::Direct,

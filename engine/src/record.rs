@@ -1,7 +1,7 @@
 //! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
 //!
 //! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`,
-//! `confidence`, `truncated`, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
+//! `confidence`, `truncated`, the heads, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
 //! ended) reads back as unknown.
 
 use std::time::Duration;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, ParseClientIdError, Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Exchange, Head, Heads, Identity, Nanos, ParseClientIdError, Protocol,
+    RoundTrips, Service,
 };
 
 /// One exchange on one line of JSON.
@@ -27,6 +28,18 @@ pub struct ExchangeRecord {
     pub req_bytes: u64,
     /// Application bytes of the answer.
     pub resp_bytes: u64,
+    /// Of those of the request, its head's, where known.
+    #[serde(default)]
+    pub req_head_bytes: Option<u32>,
+    /// How that is known; not there where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub req_head_accuracy: Option<Accuracy>,
+    /// Of those of the answer, its head's, where known.
+    #[serde(default)]
+    pub resp_head_bytes: Option<u32>,
+    /// How that is known; not there where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resp_head_accuracy: Option<Accuracy>,
     /// End of the request to the first answer record, milliseconds.
     pub ttfb_ms: Option<f64>,
     /// End of the request to the second answer record, milliseconds.
@@ -96,6 +109,10 @@ impl From<&Exchange> for ExchangeRecord {
             flow: exchange.flow,
             req_bytes: exchange.request_bytes,
             resp_bytes: exchange.answer_bytes,
+            req_head_bytes: exchange.heads.request.map(|head| head.bytes),
+            req_head_accuracy: exchange.heads.request.map(|head| head.accuracy),
+            resp_head_bytes: exchange.heads.answer.map(|head| head.bytes),
+            resp_head_accuracy: exchange.heads.answer.map(|head| head.accuracy),
             ttfb_ms: exchange.time_to_first_byte.map(millis),
             ttft_ms: exchange.time_to_first_token.map(millis),
             duration_ms: millis(exchange.duration),
@@ -127,6 +144,10 @@ impl TryFrom<ExchangeRecord> for Exchange {
             flow: record.flow,
             request_bytes: record.req_bytes,
             answer_bytes: record.resp_bytes,
+            heads: Heads {
+                request: head(record.req_head_bytes, record.req_head_accuracy),
+                answer: head(record.resp_head_bytes, record.resp_head_accuracy),
+            },
             time_to_first_byte: optional_millis("ttfb_ms", record.ttfb_ms)?,
             time_to_first_token: optional_millis("ttft_ms", record.ttft_ms)?,
             duration: seconds("duration_ms", record.duration_ms, record.duration_ms / 1e3)?,
@@ -144,6 +165,11 @@ impl TryFrom<ExchangeRecord> for Exchange {
             },
         })
     }
+}
+
+/// A head of which nobody says how it is known is an estimate.
+fn head(bytes: Option<u32>, accuracy: Option<Accuracy>) -> Option<Head> {
+    Some(Head { bytes: bytes?, accuracy: accuracy.unwrap_or(Accuracy::Estimated) })
 }
 
 /// Milliseconds, to the microsecond.
@@ -183,6 +209,10 @@ mod tests {
         let record = ExchangeRecord {
             confidence: Some(0.9),
             truncated: Some(true),
+            req_head_bytes: Some(627),
+            req_head_accuracy: Some(Accuracy::Exact),
+            resp_head_bytes: Some(194),
+            resp_head_accuracy: Some(Accuracy::Derived),
             tcp_rtt_ms: Some(0.4),
             tls_rtt_ms: Some(81.6),
             ..serde_json::from_str(LINE).unwrap()
@@ -197,6 +227,10 @@ mod tests {
             "flow",
             "req_bytes",
             "resp_bytes",
+            "req_head_bytes",
+            "req_head_accuracy",
+            "resp_head_bytes",
+            "resp_head_accuracy",
             "ttfb_ms",
             "ttft_ms",
             "duration_ms",

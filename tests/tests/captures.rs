@@ -20,6 +20,8 @@ struct Request {
     client: Option<String>,
     req_total_bytes: Option<u64>,
     resp_total_bytes: Option<u64>,
+    req_body_bytes: Option<u64>,
+    resp_body_bytes: Option<u64>,
     start: Option<f64>,
     ttfb: Option<String>,
     duration: Option<f64>,
@@ -40,6 +42,10 @@ struct Exchange {
     client: String,
     req_bytes: u64,
     resp_bytes: u64,
+    req_head_bytes: Option<u64>,
+    req_head_accuracy: Option<String>,
+    resp_head_bytes: Option<u64>,
+    resp_head_accuracy: Option<String>,
     ttfb_ms: Option<f64>,
     ttft_ms: Option<f64>,
     duration_ms: f64,
@@ -254,6 +260,45 @@ fn each_request_has_the_sizes_that_the_proxy_logged() {
 }
 
 #[test]
+fn heads_inside_tls_are_those_of_the_log_where_they_came_apart_from_bodies() {
+    let (mut derived, mut estimated) = ([0, 0], 0);
+    for (name, pairs) in told_apart().filter(|(name, _)| name.contains("_tls")) {
+        for (request, exchange) in pairs {
+            let heads = [
+                (
+                    exchange.req_head_bytes,
+                    exchange.req_head_accuracy,
+                    request.req_total_bytes,
+                    request.req_body_bytes,
+                ),
+                (
+                    exchange.resp_head_bytes,
+                    exchange.resp_head_accuracy,
+                    request.resp_total_bytes,
+                    request.resp_body_bytes,
+                ),
+            ];
+            for (side, (head, accuracy, total, body)) in heads.into_iter().enumerate() {
+                let Some(head) = head else { continue };
+                let truth = total.unwrap() - body.unwrap();
+                if accuracy.as_deref() == Some("derived") {
+                    assert_eq!(head, truth, "{name}");
+                    derived[side] += 1;
+                } else {
+                    assert!(
+                        accuracy.as_deref() == Some("estimated") && off(head, truth) <= 0.24,
+                        "{name}: {head}"
+                    );
+                    estimated += 1;
+                }
+            }
+        }
+    }
+    // Requests of the openai client, streamed answers; refusals beside streamed answers.
+    assert!(derived[0] >= 150 && derived[1] >= 80 && estimated >= 5, "{derived:?} {estimated}");
+}
+
+#[test]
 fn times_are_those_of_the_proxys_and_the_clients_logs() {
     let (mut first_bytes, mut durations, mut first_tokens) = (Vec::new(), Vec::new(), Vec::new());
     // What is lost and sent again is late at one end and not at the other.
@@ -323,6 +368,10 @@ fn an_exchange_has_every_field_that_readers_rely_on() {
         "flow",
         "req_bytes",
         "resp_bytes",
+        "req_head_bytes",
+        "req_head_accuracy",
+        "resp_head_bytes",
+        "resp_head_accuracy",
         "ttfb_ms",
         "ttft_ms",
         "duration_ms",

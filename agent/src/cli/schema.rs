@@ -189,6 +189,14 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// Application bytes of the answer.
     pub answer_bytes: u64,
+    /// Of those of the request, its head's.
+    pub request_head_bytes: Option<u32>,
+    /// How that is known.
+    pub request_head_accuracy: Option<String>,
+    /// Of those of the answer, its head's.
+    pub answer_head_bytes: Option<u32>,
+    /// How that is known.
+    pub answer_head_accuracy: Option<String>,
     /// To the first answer record.
     pub ttfb_ms: Option<f64>,
     /// To the second answer record.

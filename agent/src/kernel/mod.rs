@@ -44,6 +44,7 @@ use self::{
     wakeup::Wakeup,
 };
 use crate::{
+    heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
     traffic::Traffic,
@@ -298,6 +299,7 @@ pub struct Kernel {
     hellos: Hellos,
     head_ring: RingBuf<MapData>,
     identities: Identities,
+    heads: HeadSizes,
     /// Woken when a ring buffer or the log has something; made when first waited for.
     wakeups: Option<Wakeups>,
     // The kernel refuses programs whose log has no reader.
@@ -338,6 +340,7 @@ impl Kernel {
             hellos: Hellos::new(options.max_flows as usize),
             head_ring,
             identities,
+            heads: HeadSizes::new(options.max_clients as usize),
             wakeups: None,
             log,
             flows,
@@ -418,6 +421,7 @@ impl Kernel {
             let mut exchange = wire::exchange(&event, epoch, self.ipv6_prefix);
             self.hellos.identify(&mut exchange);
             self.identities.identify(&event, &mut exchange);
+            self.heads.tell(&event, &mut exchange);
             exchange
         })
     }

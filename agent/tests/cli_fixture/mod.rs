@@ -7,9 +7,10 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
     Accuracy, Anomaly, AnomalyKind, AnomalyState, Attachment, Client, ClientCounters, ClientIdentity,
     ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow, GetClientRequest, GetClientResponse,
-    GetStatusRequest, GetStatusResponse, Histogram, Interfaces, ListClientsRequest, ListClientsResponse,
-    Loss, MapStatus, PacketCounters, ProgramStatus, Protocol, Series, Service, Severity, UnwatchedInterface,
-    WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
+    GetStatusRequest, GetStatusResponse, Head, Histogram, Interfaces, ListClientsRequest,
+    ListClientsResponse, Loss, MapStatus, PacketCounters, ProgramStatus, Protocol, Series, Service, Severity,
+    UnwatchedInterface, WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest,
+    WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
 use jiff::Timestamp;
@@ -268,6 +269,8 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         accuracy: Accuracy::Exact.into(),
         aborted,
         truncated: (!aborted).then_some(true),
+        request_head: Some(Head { bytes: 212, accuracy: Accuracy::Derived.into() }),
+        answer_head: None,
         confidence: None,
         client_identity: ClientIdentity::Direct.into(),
         tcp_round_trip: millis(12),

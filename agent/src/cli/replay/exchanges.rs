@@ -36,10 +36,7 @@ impl Exchanges {
 
     pub(super) fn add(&mut self, exchange: Exchange) -> anyhow::Result<()> {
         if let Some(answers) = answers(&exchange) {
-            match self.lengths.get(answers) {
-                Some(lengths) => lengths.add(&exchange),
-                None => self.lengths.insert(answers, AnswerLengths::of(&exchange)),
-            }
+            self.lengths.get_or_default(answers).add(&exchange);
         }
         match self.waiting.push(exchange.start, exchange) {
             Some(first) => self.print(first),

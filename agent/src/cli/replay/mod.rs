@@ -22,6 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::{clients::Clients, exchanges::Exchanges};
 use crate::{
     config::TrafficSettings,
+    heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
     replay::{
@@ -83,7 +84,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let ipv6_prefix = traffic.ipv6_prefix;
     let identities = Identities::new(traffic.proxies.clone(), ipv6_prefix, MAX_FLOWS)?;
     let replay = Replay::of(traffic, &args.services);
-    let mut reading = Reading { replay, hellos: Hellos::new(MAX_FLOWS), identities, ipv6_prefix };
+    let (hellos, heads) = (Hellos::new(MAX_FLOWS), HeadSizes::new(MAX_FLOWS));
+    let mut reading = Reading { replay, hellos, identities, heads, ipv6_prefix };
     let end = loop {
         match capture.next() {
             Ok(Some(frame)) => reading.replay.captured(&frame),
@@ -111,6 +113,7 @@ struct Reading {
     replay: Replay,
     hellos: Hellos,
     identities: Identities,
+    heads: HeadSizes,
     ipv6_prefix: Ipv6Prefix,
 }
 
@@ -127,6 +130,7 @@ impl Reading {
             let mut exchange = wire::exchange(&event, Nanos(0), self.ipv6_prefix);
             self.hellos.identify(&mut exchange);
             self.identities.identify(&event, &mut exchange);
+            self.heads.tell(&event, &mut exchange);
             listing.add(exchange)?;
         }
         Ok(())
