@@ -132,7 +132,8 @@ impl Protocol {
 pub const ABORTED: u8 = 1;
 /// Bytes were missed, or the record overhead is not known: sizes come from sequence numbers.
 pub const DERIVED: u8 = 2;
-/// The next request was on its way before this one was answered.
+/// More requests were on their way before this one was answered: it comes in two events of the same turn. The first has no
+/// answer; the second, where there is one, has no request, and no [`ExchangeEvent::start`].
 pub const PIPELINED: u8 = 4;
 
 /// [`ExchangeEvent::confidence`] beyond doubt.
@@ -177,8 +178,8 @@ pub struct ExchangeEvent {
     pub request_bytes: u64,
     /// Application bytes of the answer.
     pub answer_bytes: u64,
-    /// Bytes of the request's first record (TLS), which is its head where others follow, or of its head (HTTP/2 in
-    /// clear text); 0 where not known.
+    /// Bytes of the request's head (clear text), or of its first record (TLS), which is its head where others follow;
+    /// 0 where not known.
     pub request_head: u32,
     /// Likewise of the answer.
     pub answer_head: u32,
@@ -213,7 +214,7 @@ plain! {
     StreamKey: [u32; 12],
     crate::tunnel::Tunnels: [u16; 4],
     ExchangeEvent: [u64; 19],
-    crate::flow::Flow: [u64; 40],
+    crate::flow::Flow: [u64; 41],
     crate::hello::HelloEvent: [u64; 7],
     crate::http2_tls::Estimate: [u64; 74],
     crate::head::HeadEvent: [u64; 7],

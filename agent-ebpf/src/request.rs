@@ -11,7 +11,9 @@ use crate::{
         ANSWER_DERIVED, ClientHalf, EARLY, EARLY_ENDED, Flow, HANDSHAKE_DONE, PIPELINE, REQUEST_DERIVED,
         SETTLED, SYN_DOUBTFUL, SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established, protocol,
     },
-    hello, http, http2,
+    hello, http,
+    http1::{self, Framing},
+    http2,
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
@@ -26,6 +28,7 @@ use crate::{
 pub(crate) struct Work {
     pub(crate) found: Found,
     pub(crate) position: Position<5>,
+    pub(crate) http1: http1::Work,
 }
 
 /// A turn that begins with this segment.
@@ -129,7 +132,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
             None
         }
-        known => clear_text(packet, flow, half, segment, (mode, known), now),
+        known => clear_text(packet, flow, half, segment, &mut work.http1, (mode, known), now),
     }
 }
 
@@ -174,11 +177,13 @@ fn start<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
 
 /// Clear text: every byte is the application's.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "what a packet is, what its flow is, and room to work")]
 fn clear_text<P: Packet>(
     packet: &P,
     flow: &Flow,
     half: &mut ClientHalf,
     segment: &Segment,
+    reading: &mut http1::Work,
     (mode, protocol): (u32, Protocol),
     now: u64,
 ) -> Option<Begun> {
@@ -187,7 +192,19 @@ fn clear_text<P: Packet>(
         return None;
     }
     let answered = half.turns == 0 || flow.asked.turn.get() == 0 || flow.is_answered();
-    let head = (fresh || fills) && protocol == Protocol::Http1 && is_head(packet, segment, answered);
+    let inside = half.framing.is_inside() && !fills;
+    let skipped = half.framing.skip(bytes);
+    if inside && (skipped || !gap) {
+        if !skipped {
+            reading.read(segment, bytes);
+        }
+        half.bytes += bytes as u64;
+        flow.asked.bytes.set(half.bytes);
+        flow.asked.end.set(now);
+        return None;
+    }
+    let may_begin = answered || half.framing.is_between();
+    let head = (fresh || fills) && protocol == Protocol::Http1 && is_head(packet, segment, may_begin);
     // A head that fills a gap has begun its turn already when the turn begins with that gap.
     let begins = if head {
         !(fills && segment.seq == half.turn_seq)
@@ -195,22 +212,30 @@ fn clear_text<P: Packet>(
         answered && begins_unseen(half, protocol, gap)
     };
     if !begins {
+        if !fills {
+            half.framing.lose();
+        }
         half.bytes += bytes as u64;
         flow.asked.bytes.set(half.bytes);
         flow.asked.end.set(now);
         return None;
     }
     half.turn_seq = half.stream.next;
+    half.framing.lose();
+    if head && !gap && half.turn_seq == segment.seq {
+        half.framing = Framing::BEGIN;
+        reading.read(segment, segment.payload_len);
+    }
     let pipelined = if answered { 0 } else { PIPELINE };
     Some(Begun { bytes: bytes as u64, head: 0, mode: mode & !PIPELINE | pipelined, early: false })
 }
 
-/// Whether a segment begins with a request line. Of one too short to tell, an answer before it decides.
+/// Whether a segment begins with a request line. Of one too short to tell, what came before it decides.
 #[inline(always)]
-fn is_head<P: Packet>(packet: &P, segment: &Segment, answered: bool) -> bool {
+fn is_head<P: Packet>(packet: &P, segment: &Segment, may_begin: bool) -> bool {
     match start(packet, segment) {
         Some(start) => http::is_request(start),
-        None => answered && packet.load(segment.payload).is_some_and(http::may_be_request),
+        None => may_begin && packet.load(segment.payload).is_some_and(http::may_be_request),
     }
 }
 
@@ -272,7 +297,7 @@ fn records<P: Packet, T: Tables>(
     now: u64,
 ) -> Option<Begun> {
     let answered = flow.asked.turn.get() == 0 || is_over(tables, flow, segment);
-    let Work { found, position } = work;
+    let Work { found, position, .. } = work;
     *found = Found { bytes: half.bytes, mode, answered, ..Found::default() };
     let place = half.stream.place(segment.seq, segment.payload_len);
     let offset = match place {

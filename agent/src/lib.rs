@@ -15,6 +15,7 @@ pub mod kernel;
 mod ordered;
 pub mod outbox;
 pub mod pipeline;
+mod pipelining;
 mod recent;
 pub mod replay;
 pub mod report;

@@ -58,6 +58,15 @@ impl<V> Recent<V> {
         self.young.remove(&key).or_else(|| self.old.remove(&key))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
+    /// The values, in no order.
+    pub(crate) fn into_values(self) -> impl Iterator<Item = V> {
+        self.old.into_values().chain(self.young.into_values())
+    }
+
     /// Entries held.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

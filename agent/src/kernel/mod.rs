@@ -47,6 +47,7 @@ use crate::{
     heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
+    pipelining::Pipelines,
     traffic::Traffic,
     wire::{self, Ended},
 };
@@ -300,6 +301,7 @@ pub struct Kernel {
     head_ring: RingBuf<MapData>,
     identities: Identities,
     heads: HeadSizes,
+    pipelines: Pipelines,
     /// Woken when a ring buffer or the log has something; made when first waited for.
     wakeups: Option<Wakeups>,
     // The kernel refuses programs whose log has no reader.
@@ -341,6 +343,7 @@ impl Kernel {
             head_ring,
             identities,
             heads: HeadSizes::new(options.max_clients as usize),
+            pipelines: Pipelines::new(),
             wakeups: None,
             log,
             flows,
@@ -397,7 +400,7 @@ impl Kernel {
             if let Some(event) = ExchangeEvent::from_bytes(&item)
                 && !self.flows.was_handed_out(&event)
             {
-                out.push(Ended { event, epoch });
+                self.pipelines.take(event, |event| out.push(Ended { event, epoch }));
             }
         }
     }
@@ -445,9 +448,15 @@ impl Kernel {
     /// Like `sweep`, for every exchange still open, whole table: call it once, before the end.
     pub fn flush(&mut self, out: &mut Vec<Ended>) {
         self.drain(out);
-        if let Err(error) = self.flows.flush(out) {
+        let mut open = Vec::new();
+        if let Err(error) = self.flows.flush(&mut open) {
             self.sweep_failed("flow", &error);
         }
+        for Ended { event, epoch } in open {
+            self.pipelines.take(event, |event| out.push(Ended { event, epoch }));
+        }
+        let epoch = clock::epoch();
+        self.pipelines.flush(|event| out.push(Ended { event, epoch }));
     }
 
     fn sweep_failed(&mut self, map: &str, error: &io::Error) {
@@ -524,6 +533,12 @@ impl Kernel {
             count: self.identities.lost(),
             meaning: "What a trusted proxy said could not be read, a part of it never came, or it was forgotten \
                       before the request was answered: that request is shown as the proxy's own.",
+        });
+        losses.push(Loss {
+            stage: "pipelined",
+            count: self.pipelines.lost(),
+            meaning: "A connection with requests that waited for their answers was forgotten for others: they have no \
+                      exchanges.",
         });
         losses.push(Loss {
             stage: "attach",
