@@ -132,7 +132,8 @@ impl Protocol {
 pub const ABORTED: u8 = 1;
 /// Bytes were missed, or the record overhead is not known: sizes come from sequence numbers.
 pub const DERIVED: u8 = 2;
-/// The next request was on its way before this one was answered.
+/// More requests were on their way before this one was answered: it comes in two events of the same turn. The first has no
+/// answer; the second, where there is one, has no request, and no [`ExchangeEvent::start`].
 pub const PIPELINED: u8 = 4;
 
 /// [`ExchangeEvent::confidence`] beyond doubt.
@@ -177,6 +178,11 @@ pub struct ExchangeEvent {
     pub request_bytes: u64,
     /// Application bytes of the answer.
     pub answer_bytes: u64,
+    /// Bytes of the request's head (clear text), or of its first record (TLS), which is its head where others follow;
+    /// 0 where not known.
+    pub request_head: u32,
+    /// Likewise of the answer.
+    pub answer_head: u32,
     /// Server records by size class ([`crate::client::size_class`]); all are halved when one would
     /// overflow.
     pub classes: [u8; SIZE_CLASSES],
@@ -207,8 +213,8 @@ plain! {
     ServiceKey: [u32; 5],
     StreamKey: [u32; 12],
     crate::tunnel::Tunnels: [u16; 4],
-    ExchangeEvent: [u64; 18],
-    crate::flow::Flow: [u64; 38],
+    ExchangeEvent: [u64; 19],
+    crate::flow::Flow: [u64; 41],
     crate::hello::HelloEvent: [u64; 7],
     crate::http2_tls::Estimate: [u64; 74],
     crate::head::HeadEvent: [u64; 7],
@@ -230,7 +236,7 @@ impl ExchangeEvent {
     /// The event in these bytes of the ring buffer; `None` when there are too few.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<8>();
-        let words: &[[u8; 8]; 18] = words.first_chunk()?;
+        let words: &[[u8; 8]; 19] = words.first_chunk()?;
         Some(words.map(u64::from_ne_bytes).into())
     }
 }
@@ -332,7 +338,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<StreamKey>() == 48);
-    assert!(size_of::<ExchangeEvent>() == 144);
+    assert!(size_of::<ExchangeEvent>() == 152);
 };
 
 #[cfg(test)]

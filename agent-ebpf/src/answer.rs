@@ -7,8 +7,8 @@
 use crate::{
     abi::{Counter, Protocol},
     flow::{
-        Answered, EARLY, Flow, HANDSHAKE_DONE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN, TLS_SETTINGS,
-        is_established, protocol,
+        APART, Answered, EARLY, Flow, HANDSHAKE_DONE, PIPELINE, ServerHalf, TLS_13, TLS_HTTP2, TLS_KNOWN,
+        TLS_SETTINGS, is_established, protocol,
     },
     http::{self, CONTINUE_LEN},
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
@@ -114,7 +114,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     let mode = flow.asked.mode.get();
     let turn = flow.asked.turn.get();
     let answered = &flow.answered;
-    if turn != 0 && answered.turn.get() != turn {
+    if turn != 0 && answered.turn.get() != turn && answered.shared.get() != APART {
         answered.begin(turn);
     }
     match protocol(mode) {
@@ -124,19 +124,28 @@ pub(crate) fn segment<P: Packet, T: Tables>(
     }
 }
 
-/// Whether this segment begins an answer to a request that was taken for a part of the one before.
+/// An answer that a segment begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// To this turn.
+    To(u32),
+    /// To a request that was taken for a part of the one before.
+    Unasked,
+}
+
+/// The answer that a segment begins with, as far as that tells more than the turn that is open.
 #[inline(always)]
-pub(crate) fn begins_unasked<P: Packet, T: Tables>(
+pub(crate) fn begins<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     flow: &Flow,
     half: &mut ServerHalf,
     segment: &Segment,
-) -> bool {
+) -> Option<Begins> {
     match protocol(flow.asked.mode.get()) {
-        Protocol::Http1 => begins_unlisted(packet, flow, half, segment),
-        Protocol::Tls => follows_an_answer(packet, tables, flow, half, segment),
-        _ => false,
+        Protocol::Http1 => begins_in_clear_text(packet, flow, half, segment),
+        Protocol::Tls if follows_an_answer(packet, tables, flow, half, segment) => Some(Begins::Unasked),
+        _ => None,
     }
 }
 
@@ -171,23 +180,33 @@ fn follows_an_answer<P: Packet, T: Tables>(
     true
 }
 
-/// Clear text: whether this is an answer for which no request line was seen: several requests came in one
-/// segment, which is not searched for them.
+/// Clear text: the answer whose status line a segment begins with. No request line was seen for it where several
+/// requests came in one segment, which could not be read.
 #[inline(always)]
-fn begins_unlisted<P: Packet>(packet: &P, flow: &Flow, half: &mut ServerHalf, segment: &Segment) -> bool {
-    if segment.payload_len < 12
+fn begins_in_clear_text<P: Packet>(
+    packet: &P,
+    flow: &Flow,
+    half: &mut ServerHalf,
+    segment: &Segment,
+) -> Option<Begins> {
+    let (mode, turn) = (flow.asked.mode.get(), flow.asked.turn.get());
+    if turn == 0
+        || segment.payload_len < 12
         || !half.stream.is_fresh(segment.seq)
         || !packet.load(segment.payload).is_some_and(http::is_final_answer)
     {
-        return false;
+        return None;
     }
+    let before = flow.asked.turns_before.get();
+    let seen = turn.wrapping_sub(before);
     // One more than the requests that were seen, and this one's turn has an answer already.
-    let seen = flow.asked.turn.get().wrapping_sub(flow.asked.turns_before.get());
-    if half.answers < seen || !flow.is_answered() {
-        half.answers += 1;
-        return false;
+    if half.answers >= seen && flow.is_answered() {
+        return Some(Begins::Unasked);
     }
-    true
+    // Who did not wait is answered in the order of the requests. Who did is answered now.
+    let in_order = mode & PIPELINE != 0 && half.answers < seen;
+    half.answers = if in_order { half.answers + 1 } else { seen };
+    Some(Begins::To(before.wrapping_add(half.answers)))
 }
 
 /// Clear text: every byte is the application's, bar an interim answer.
@@ -363,7 +382,7 @@ impl<T: Tables> Answer<'_, T> {
         if self.turn == 1 && content <= MAX_SETTINGS {
             settings(self.answered);
         }
-        self.answered.add(content, self.now);
+        self.answered.add_first(content, self.now);
     }
 
     /// Whether the first record of the first answer may be a ticket: it is then kept until the next one.
@@ -398,7 +417,7 @@ impl<T: Tables> Answer<'_, T> {
             if learned.is_none() {
                 self.tables.learn_ticket_len(self.port, 0);
             }
-            self.answered.add(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
+            self.answered.add_first(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
         }
         false
     }

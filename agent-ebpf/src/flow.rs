@@ -13,6 +13,7 @@ use crate::{
     abi::{ABORTED, DERIVED, ExchangeEvent, FlowKey, PIPELINED, Protocol, SIZE_CLASSES},
     cell::{Shared32, Shared64},
     client::size_class,
+    http1::Framing,
     packet::Segment,
     stream::Stream,
     tls::OVERHEAD_13,
@@ -53,7 +54,7 @@ pub struct Flow {
 // that one packet of a direction is handled at a time; everything else is atomic.
 unsafe impl Sync for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 304);
+const _: () = assert!(size_of::<Flow>() == 328);
 
 impl Flow {
     /// Ingress's half.
@@ -135,7 +136,7 @@ impl Flow {
         }
         // A lone record that looked as if it might be a session ticket was the whole answer.
         let pending = answered.pending.get().saturating_sub(OVERHEAD_13) as u64;
-        let shared = answered.shared.get() != 0;
+        let shared = answered.shared.get() == SHARED;
         (if shared { 0 } else { asked.bytes.get() }, answered.bytes.get() + pending)
     }
 
@@ -151,30 +152,51 @@ impl Flow {
         event.start = asked.start.get();
         event.request_end = at_least(asked.end.get(), event.start);
         (event.request_bytes, event.answer_bytes) = self.totals(turn);
+        event.request_head = asked.head.get();
         let derived = if modes & (REQUEST_DERIVED | ANSWER_DERIVED) != 0 { DERIVED } else { 0 };
-        let pipelined = if modes & PIPELINE != 0 { PIPELINED } else { 0 };
-        event.flags = flags | derived | pipelined;
+        event.flags = flags | derived;
         if answered.turn.get() == turn {
             self.describe_answer(event);
         } else {
             event.flags |= ABORTED;
             (event.records, event.first, event.second, event.last) = (0, 0, 0, 0);
+            event.answer_head = 0;
             event.classes = [0; SIZE_CLASSES];
         }
+    }
+
+    /// An answer whose request was handed out before, for a reader that looks at the flow from outside.
+    pub fn open_apart(&self, key: &FlowKey) -> Option<ExchangeEvent> {
+        if self.answered.shared.get() != APART || !self.is_proven() {
+            return None;
+        }
+        let mut event = ExchangeEvent::of(key);
+        self.describe_apart(&mut event);
+        Some(event)
+    }
+
+    /// That answer as an event without a request; addresses are left to the caller.
+    #[inline(always)]
+    pub(crate) fn describe_apart(&self, event: &mut ExchangeEvent) {
+        self.describe(self.answered.turn.get(), PIPELINED, event);
+        (event.start, event.request_end) = (0, 0);
+        (event.request_bytes, event.request_head) = (0, 0);
     }
 
     #[inline(always)]
     fn describe_answer(&self, event: &mut ExchangeEvent) {
         let answered = &self.answered;
         event.records = answered.records.get();
+        event.answer_head = answered.head.get();
         event.first = answered.first.get();
         event.second = answered.second.get();
         event.last = at_least(answered.last.get(), at_least(event.second, event.first));
         for (word, bytes) in answered.classes.iter().zip(event.classes.as_chunks_mut().0) {
             *bytes = word.get().to_le_bytes();
         }
-        if answered.shared.get() != 0 {
-            event.flags |= PIPELINED;
+        if answered.shared.get() == SHARED {
+            event.request_head = 0;
+            event.flags |= DERIVED;
         }
         if answered.derived.get() != 0 {
             event.flags |= DERIVED;
@@ -213,6 +235,9 @@ pub struct Asked {
     pub connection: Shared32,
     /// Turns of earlier connections with the same ports.
     pub turns_before: Shared32,
+    /// Bytes of the request's head (clear text), or of its first record (TLS); 0 where not known.
+    pub head: Shared32,
+    pad: Shared32,
 }
 
 /// [`Asked::mode`] of a flow that is in the middle of TLS, without what may come and go meanwhile.
@@ -265,9 +290,17 @@ pub struct Answered {
     pub accepted: Shared32,
     /// What acknowledges the server's newest SYN-ACK; over UDP non-zero once the server has spoken.
     pub greeting: Shared32,
-    /// Non-zero when an earlier answer to this turn has been handed out with the request's bytes.
+    /// [`SHARED`], [`APART`], or 0 where the answer is alone with its turn.
     pub shared: Shared32,
+    /// As [`Asked::head`], of the answer.
+    pub head: Shared32,
+    pad: Shared32,
 }
+
+/// In [`Answered::shared`]: an earlier answer to this turn has been handed out with the request's bytes.
+pub(crate) const SHARED: u32 = 1;
+/// In [`Answered::shared`]: the request was handed out before, since the client went on to ask.
+pub(crate) const APART: u32 = 2;
 
 /// In [`Answered::tls`]: the ServerHello was seen.
 pub(crate) const TLS_KNOWN: u32 = 1 << 8;
@@ -294,6 +327,7 @@ impl Answered {
         self.pending.set(0);
         self.derived.set(0);
         self.shared.set(0);
+        self.head.set(0);
         self.first.set(0);
         self.second.set(0);
         self.last.set(0);
@@ -315,6 +349,13 @@ impl Answered {
         }
         self.last.set(now);
         self.count(bytes);
+    }
+
+    /// Adds the record that the answer begins with.
+    #[inline(always)]
+    pub(crate) fn add_first(&self, bytes: u32, now: u64) {
+        self.head.set(bytes);
+        self.add(bytes, now);
     }
 
     /// Counts a record of this many application bytes.
@@ -393,6 +434,8 @@ pub(crate) struct ClientHalf {
     pub(crate) owed_syns: u8,
     /// Sequence number of a SYN on a connection that is in use; the server has the last word on it.
     pub(crate) doubtful_syn: u32,
+    /// Where in a request the stream is (HTTP/1 in clear text).
+    pub(crate) framing: Framing,
 }
 
 /// In [`ClientHalf::flags`]: the client has sent data on this connection.

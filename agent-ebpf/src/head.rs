@@ -12,7 +12,8 @@ use crate::{
     abi::{Address, Counter, Protocol},
     flow::{ClientHalf, Flow, protocol},
     packet::{Direction, Packet, Segment},
-    proxy,
+    proxy, request,
+    stage::Stage,
     track::{self, Scratch, Step, Tables},
 };
 
@@ -78,21 +79,23 @@ pub(crate) fn may_have<T: Tables>(tables: &T, flow: &Flow, half: &ClientHalf, se
         && tables.trusts(&segment.key.client)
 }
 
-/// Hands out what `segment` has of a head.
+/// Hands out what `segment` has of a head. Returns the stage to go on with, if there is one.
 #[inline(always)]
-pub(crate) fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    let Some(Scratch { segment, head: work, .. }) = tables.scratch(Direction::Ingress) else { return };
-    let Some(flow) = track::lookup(tables, segment) else { return };
+pub(crate) fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage> {
+    let Scratch { segment, head: work, work: request::Work { http1, .. }, .. } =
+        tables.scratch(Direction::Ingress)?;
+    let next = http1.stage();
+    let Some(flow) = track::lookup(tables, segment) else { return next };
     // SAFETY: promised by the implementor of `Tables`.
     let half = unsafe { flow.client_half() };
-    let Some(state) = proxy::state(tables, flow, segment) else { return };
+    let Some(state) = proxy::state(tables, flow, segment) else { return next };
     let turn = flow.asked.turn.get();
     if state.turn != turn {
         (state.turn, state.head_over, state.line_empty) = (turn, false, false);
     }
     let position = segment.seq.wrapping_sub(half.turn_seq);
     if state.head_over || position >= MAX_HEAD {
-        return;
+        return next;
     }
     let len = segment.payload_len.min(MAX_HEAD - position);
     *work = Work { at: 0, len, line_empty: state.line_empty, over: false, pad: [0; 2] };
@@ -102,6 +105,7 @@ pub(crate) fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T) {
     });
     state.head_over = work.over;
     state.line_empty = work.line_empty;
+    next
 }
 
 /// Hands out what `segment` begins with: of its first `len` bytes as many as `part` says. `place` is the request's

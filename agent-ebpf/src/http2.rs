@@ -479,7 +479,11 @@ impl<T: Tables> Reader<Frame> for Asking<'_, T> {
             return;
         }
         stream.asked.end.set(streams.now);
-        stream.asked.bytes.set(stream.asked.bytes.get() + u64::from(frame.request_bytes()));
+        let (bytes, head) = (stream.asked.bytes.get(), stream.asked.head.get());
+        if frame.kind != DATA && bytes == u64::from(head) {
+            stream.asked.head.set(head + frame.request_bytes());
+        }
+        stream.asked.bytes.set(bytes + u64::from(frame.request_bytes()));
     }
 }
 
@@ -524,11 +528,15 @@ impl Frame {
         if answered.turn.get() != turn || interim {
             answered.begin(turn);
         }
+        let (bytes, before) = (answered.bytes.get(), answered.head.get());
+        if self.kind != DATA && bytes == u64::from(before) {
+            answered.head.set(before + self.answer_bytes());
+        }
         let head = self.kind == HEADERS && answered.records.get() == 0;
         if head || self.kind == DATA && !(ends && self.len == 0) {
             answered.add(self.answer_bytes(), now);
         } else {
-            answered.bytes.set(answered.bytes.get() + u64::from(self.answer_bytes()));
+            answered.bytes.set(bytes + u64::from(self.answer_bytes()));
             answered.last.set(now);
         }
     }

@@ -183,6 +183,7 @@ impl Estimate {
         event.confidence = self.confidence(if at_end { self.requests() } else { number });
         (event.start, event.request_end) = (sent.start.get(), sent.end.get());
         (event.request_bytes, event.answer_bytes) = (share.asked, share.answered);
+        (event.request_head, event.answer_head) = (0, 0);
         event.records = share.records;
         if self.mixed.get() != 0 {
             (event.first, event.second) = (0, 0);

@@ -18,6 +18,7 @@
 //! tunnel.rs   what is inside VXLAN, Geneve, GRE and IP in IP
 //! proxy.rs    the PROXY protocol of trusted proxies
 //! head.rs     heads of their requests, for userspace
+//! http1.rs    where heads end in clear-text HTTP/1, and requests behind others in a segment
 //! http2.rs    HTTP/2 in clear text, stream by stream
 //! http2_tls.rs  HTTP/2 inside TLS, by the sizes of its records
 //! quic.rs     HTTP/3: which datagrams are requests, which are answers
@@ -45,6 +46,7 @@ pub mod flow;
 pub mod head;
 pub mod hello;
 mod http;
+mod http1;
 pub mod http2;
 pub mod http2_tls;
 pub mod packet;

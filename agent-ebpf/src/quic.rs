@@ -208,7 +208,7 @@ fn asked<P: Packet, T: Tables>(
     half.flags &= !GUESSED;
     if half.turns == 0 || flow.is_answered() && !goes_on {
         half.flags |= if walk.padded { GUESSED } else { 0 };
-        return Some(Begun { bytes, mode, early: false });
+        return Some(Begun { bytes, head: 0, mode, early: false });
     }
     // What was mostly padding is left out once there is something better.
     half.bytes = if guessed { bytes } else { half.bytes + bytes };

@@ -11,7 +11,9 @@ use crate::{
         ANSWER_DERIVED, ClientHalf, EARLY, EARLY_ENDED, Flow, HANDSHAKE_DONE, PIPELINE, REQUEST_DERIVED,
         SETTLED, SYN_DOUBTFUL, SYN_SEEN, TLS_13, TLS_HTTP2, TLS_KNOWN, is_established, protocol,
     },
-    hello, http, http2,
+    hello, http,
+    http1::{self, Framing},
+    http2,
     packet::{FIN, PSH, Packet, RST, SYN, Segment},
     stream::{Place, Taken, estimate_application_bytes},
     tls::{APPLICATION_DATA, END_OF_EARLY_DATA, HANDSHAKE, Record, Within, is_finished},
@@ -26,6 +28,7 @@ use crate::{
 pub(crate) struct Work {
     pub(crate) found: Found,
     pub(crate) position: Position<5>,
+    pub(crate) http1: http1::Work,
 }
 
 /// A turn that begins with this segment.
@@ -33,6 +36,8 @@ pub(crate) struct Work {
 pub(crate) struct Begun {
     /// Its application bytes so far.
     pub(crate) bytes: u64,
+    /// Those of the record that it begins with; 0 where it begins with bytes that were missed, or with no record.
+    pub(crate) head: u32,
     /// The flow's mode from here on.
     pub(crate) mode: u32,
     /// It is TLS 1.3 early data: it counts once the server has accepted it.
@@ -127,7 +132,7 @@ pub(crate) fn segment<P: Packet, T: Tables>(
             half.stream.hold(segment.seq.wrapping_add(segment.payload_len));
             None
         }
-        known => clear_text(packet, flow, half, segment, (mode, known), now),
+        known => clear_text(packet, flow, half, segment, &mut work.http1, (mode, known), now),
     }
 }
 
@@ -172,11 +177,13 @@ fn start<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
 
 /// Clear text: every byte is the application's.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "what a packet is, what its flow is, and room to work")]
 fn clear_text<P: Packet>(
     packet: &P,
     flow: &Flow,
     half: &mut ClientHalf,
     segment: &Segment,
+    reading: &mut http1::Work,
     (mode, protocol): (u32, Protocol),
     now: u64,
 ) -> Option<Begun> {
@@ -185,7 +192,19 @@ fn clear_text<P: Packet>(
         return None;
     }
     let answered = half.turns == 0 || flow.asked.turn.get() == 0 || flow.is_answered();
-    let head = (fresh || fills) && protocol == Protocol::Http1 && is_head(packet, segment, answered);
+    let inside = half.framing.is_inside() && !fills;
+    let skipped = half.framing.skip(bytes);
+    if inside && (skipped || !gap) {
+        if !skipped {
+            reading.read(segment, bytes);
+        }
+        half.bytes += bytes as u64;
+        flow.asked.bytes.set(half.bytes);
+        flow.asked.end.set(now);
+        return None;
+    }
+    let may_begin = answered || half.framing.is_between();
+    let head = (fresh || fills) && protocol == Protocol::Http1 && is_head(packet, segment, may_begin);
     // A head that fills a gap has begun its turn already when the turn begins with that gap.
     let begins = if head {
         !(fills && segment.seq == half.turn_seq)
@@ -193,22 +212,30 @@ fn clear_text<P: Packet>(
         answered && begins_unseen(half, protocol, gap)
     };
     if !begins {
+        if !fills {
+            half.framing.lose();
+        }
         half.bytes += bytes as u64;
         flow.asked.bytes.set(half.bytes);
         flow.asked.end.set(now);
         return None;
     }
     half.turn_seq = half.stream.next;
+    half.framing.lose();
+    if head && !gap && half.turn_seq == segment.seq {
+        half.framing = Framing::BEGIN;
+        reading.read(segment, segment.payload_len);
+    }
     let pipelined = if answered { 0 } else { PIPELINE };
-    Some(Begun { bytes: bytes as u64, mode: mode & !PIPELINE | pipelined, early: false })
+    Some(Begun { bytes: bytes as u64, head: 0, mode: mode & !PIPELINE | pipelined, early: false })
 }
 
-/// Whether a segment begins with a request line. Of one too short to tell, an answer before it decides.
+/// Whether a segment begins with a request line. Of one too short to tell, what came before it decides.
 #[inline(always)]
-fn is_head<P: Packet>(packet: &P, segment: &Segment, answered: bool) -> bool {
+fn is_head<P: Packet>(packet: &P, segment: &Segment, may_begin: bool) -> bool {
     match start(packet, segment) {
         Some(start) => http::is_request(start),
-        None => answered && packet.load(segment.payload).is_some_and(http::may_be_request),
+        None => may_begin && packet.load(segment.payload).is_some_and(http::may_be_request),
     }
 }
 
@@ -229,6 +256,8 @@ pub(crate) struct Found {
     carried: u32,
     /// The mode from here on.
     mode: u32,
+    /// Content of the record that the turn begins with.
+    head: u32,
     /// The open turn is answered: the next application data begins another.
     answered: bool,
     /// A turn begins.
@@ -237,7 +266,6 @@ pub(crate) struct Found {
     application: bool,
     /// What became of early data.
     early: EarlyData,
-    pad: u32,
 }
 
 /// What a segment tells of TLS 1.3 early data.
@@ -269,7 +297,7 @@ fn records<P: Packet, T: Tables>(
     now: u64,
 ) -> Option<Begun> {
     let answered = flow.asked.turn.get() == 0 || is_over(tables, flow, segment);
-    let Work { found, position } = work;
+    let Work { found, position, .. } = work;
     *found = Found { bytes: half.bytes, mode, answered, ..Found::default() };
     let place = half.stream.place(segment.seq, segment.payload_len);
     let offset = match place {
@@ -414,7 +442,8 @@ fn settle<T: Tables>(
         client.requests.add(1);
     }
     if found.begins {
-        return Some(Begun { bytes: found.bytes, mode: found.mode, early: found.early == EarlyData::Begins });
+        let early = found.early == EarlyData::Begins;
+        return Some(Begun { bytes: found.bytes, head: found.head, mode: found.mode, early });
     }
     if flow.asked.mode.get() != found.mode {
         flow.asked.mode.set(found.mode);
@@ -429,7 +458,7 @@ fn settle<T: Tables>(
 
 /// Whether the open turn is answered, where a lone first record that is as long as the service's
 /// session tickets is no answer. Before it is known how long those are, the server's next record tells: then
-/// [`answer::begins_unasked`](crate::answer::begins_unasked) makes up for a request that went uncounted here.
+/// [`answer::begins`](crate::answer::begins) makes up for a request that went uncounted here.
 #[inline(always)]
 fn is_over<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) -> bool {
     if !flow.is_answered() {
@@ -464,7 +493,7 @@ impl Reader<Record> for Handshake<'_> {
             return;
         }
         if self.found.answered && !self.found.begins {
-            self.begin();
+            self.begin(content);
         }
         self.found.bytes += content as u64;
         self.found.application = true;
@@ -472,11 +501,12 @@ impl Reader<Record> for Handshake<'_> {
 }
 
 impl Handshake<'_> {
-    /// A turn begins with this record.
+    /// A turn begins with a record of this content.
     #[inline(always)]
-    fn begin(&mut self) {
+    fn begin(&mut self, content: u32) {
         let found = &mut *self.found;
         found.begins = true;
+        found.head = if found.carried == 0 { content } else { 0 };
         found.bytes = u64::from(found.carried);
         found.mode &= !PIPELINE;
         if found.carried == 0 {

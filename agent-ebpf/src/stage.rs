@@ -6,7 +6,7 @@
 //! it, in the room that [`Tables::scratch`] hands out.
 
 use crate::{
-    head, http2, http2_tls,
+    head, http1, http2, http2_tls,
     packet::{Direction, Packet},
     proxy, quic,
     track::{self, Tables},
@@ -31,12 +31,22 @@ pub enum Stage {
     Proxy,
     /// Heads of requests that proxies make.
     Head,
+    /// Heads in clear-text HTTP/1, and requests behind others in a segment.
+    Http1,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Turns, Self::Http2, Self::TlsHttp2, Self::Quic, Self::Tunnel, Self::Proxy, Self::Head];
+    pub const ALL: [Self; 8] = [
+        Self::Turns,
+        Self::Http2,
+        Self::TlsHttp2,
+        Self::Quic,
+        Self::Tunnel,
+        Self::Proxy,
+        Self::Head,
+        Self::Http1,
+    ];
 
     /// What the names of its programs end with.
     #[must_use]
@@ -49,6 +59,7 @@ impl Stage {
             Self::Tunnel => "inner",
             Self::Proxy => "proxy",
             Self::Head => "head",
+            Self::Http1 => "http1",
         }
     }
 
@@ -62,7 +73,8 @@ impl Stage {
             Self::Quic => quic::ingress(packet, tables),
             Self::Tunnel => return tunnel::track(packet, tables, Direction::Ingress),
             Self::Proxy => return proxy::ingress(packet, tables),
-            Self::Head => head::ingress(packet, tables),
+            Self::Head => return head::ingress(packet, tables),
+            Self::Http1 => http1::ingress(packet, tables),
         }
         None
     }
@@ -75,6 +87,7 @@ impl Stage {
             Self::Http2 => http2::egress(packet, tables),
             Self::TlsHttp2 => http2_tls::egress(packet, tables),
             Self::Quic => quic::egress(packet, tables),
+            Self::Http1 => http1::egress(packet, tables),
             Self::Tunnel => return tunnel::track(packet, tables, Direction::Egress),
             // What proxies say comes from the network.
             Self::Proxy | Self::Head => {}

@@ -84,3 +84,4 @@ stage!(Tunnel: hyd_in_inner, hyd_frags_inner, hyd_tc_in_inner, hyd_out_inner);
 stage!(Quic: hyd_in_quic, hyd_frags_quic, hyd_tc_in_quic, hyd_out_quic);
 stage!(Proxy: hyd_in_proxy, hyd_frags_proxy, hyd_tc_in_proxy, hyd_out_proxy);
 stage!(Head: hyd_in_head, hyd_frags_head, hyd_tc_in_head, hyd_out_head);
+stage!(Http1: hyd_in_http1, hyd_frags_http1, hyd_tc_in_http1, hyd_out_http1);

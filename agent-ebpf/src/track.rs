@@ -7,10 +7,17 @@
 use core::{hint::black_box, ops::ControlFlow};
 
 use crate::{
-    abi::{ABORTED, Address, Counter, ExchangeEvent, FlowKey, PIPELINED, Protocol, ServiceKey, StreamKey},
-    admission, answer,
+    abi::{
+        ABORTED, Address, Counter, DERIVED, ExchangeEvent, FlowKey, PIPELINED, Protocol, ServiceKey,
+        StreamKey,
+    },
+    admission,
+    answer::{self, Begins},
     client::Client,
-    flow::{CLIENT_DONE, ClientHalf, Flow, SENT, SETTLED, SYN_DOUBTFUL, SYN_SEEN, Unreported, protocol},
+    flow::{
+        APART, CLIENT_DONE, ClientHalf, Flow, PIPELINE, SENT, SETTLED, SHARED, SYN_DOUBTFUL, SYN_SEEN,
+        Unreported, protocol,
+    },
     head::{self, HeadEvent},
     hello::HelloEvent,
     http2,
@@ -166,6 +173,7 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
         flow.first_seen.set(now);
     }
     work.found.begins = false;
+    work.http1.at = 0;
     if segment.has(SYN) {
         connect(tables, flow, half, segment, now);
     } else if half.flags & SYN_DOUBTFUL != 0 && flow.answered.accepted.get() == half.doubtful_syn {
@@ -188,7 +196,11 @@ pub(crate) fn asks<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Stage
     }
     // The first request may have come with the end of the handshake.
     request::http2_inside(flow, flow.asked.mode.get());
-    if head::may_have(tables, flow, half, segment) { Some(Stage::Head) } else { stage(flow) }
+    if head::may_have(tables, flow, half, segment) {
+        Some(Stage::Head)
+    } else {
+        work.http1.stage().or(stage(flow))
+    }
 }
 
 /// A packet to the network. Returns the stage to go on with, if there is one.
@@ -226,6 +238,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
     let flow = lookup(tables, segment)?;
     // SAFETY: promised by the implementor of `Tables`.
     let half = unsafe { flow.server_half() };
+    work.http1.at = 0;
     let connection = flow.asked.connection.get();
     if half.connection != connection {
         answer::connect(flow, half, connection);
@@ -237,8 +250,11 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
         flow.answered.accepted.set(segment.ack.wrapping_sub(1));
     }
     if segment.payload_len > 0 && segment.transport != UDP {
-        if answer::begins_unasked(packet, tables, flow, half, segment) {
-            split(tables, flow, segment);
+        if let Some(begins) = answer::begins(packet, tables, flow, half, segment) {
+            begin_answer(tables, flow, segment, begins);
+            if protocol(flow.asked.mode.get()) == Protocol::Http1 {
+                work.http1.read_head(segment);
+            }
         }
         answer::segment(packet, tables, flow, half, segment, &mut work.position);
     }
@@ -248,7 +264,7 @@ pub(crate) fn answers<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<St
     if half.unreported.is_due() || may_be_last(segment, flow) || segment.has(FIN | RST) {
         report(tables, flow, segment, &mut half.unreported, Direction::Egress, tables.now());
     }
-    stage(flow)
+    work.http1.stage().or(stage(flow))
 }
 
 /// What the flow's protocol needs beyond this.
@@ -387,6 +403,7 @@ fn finish<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &S
     if reset {
         // After an orderly end the server's last words, an alert, draw a reset, too.
         let cut = !flow.is_answered() || mode & CLIENT_DONE == 0 || flow.answered.last.get() > half.done_at;
+        hand_out_apart(tables, flow, segment);
         end(tables, flow, segment, if cut { ABORTED } else { 0 });
         flow.closed.set(1);
     }
@@ -413,7 +430,7 @@ fn send<P: Packet, T: Tables>(
     if segment.transport == UDP {
         flow.asked.mode.set(Protocol::Quic as u32);
     } else if let Some(begun) = request::segment(packet, tables, flow, half, segment, work, now) {
-        end(tables, flow, segment, 0);
+        end(tables, flow, segment, if begun.mode & PIPELINE != 0 { PIPELINED } else { 0 });
         begin(tables, flow, half, segment, &begun, now);
     }
 }
@@ -434,6 +451,7 @@ pub(crate) fn begin<T: Tables>(
     flow.asked.start.set(now);
     flow.asked.end.set(now);
     flow.asked.bytes.set(begun.bytes);
+    flow.asked.head.set(begun.head);
     flow.asked.turn.set(half.turns);
     if !begun.early
         && let Some(client) = admission::settled(tables, half, segment)
@@ -447,6 +465,7 @@ pub(crate) fn begin<T: Tables>(
 fn close<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
     let reset = segment.has(RST);
     let cut = reset && !flow.is_answered();
+    hand_out_apart(tables, flow, segment);
     end(tables, flow, segment, if cut { ABORTED } else { 0 });
     if reset || flow.asked.mode.get() & CLIENT_DONE != 0 {
         flow.closed.set(1);
@@ -461,15 +480,40 @@ pub(crate) fn end<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, flags: 
     }
 }
 
-/// Another answer begins within the open turn: what came so far was an exchange of its own.
+/// An answer begins. One that is apart from its request ends with the next.
 #[inline(always)]
-fn split<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
-    let turn = flow.asked.turn.get();
-    hand_out(tables, flow, segment, turn, PIPELINED);
-    flow.answered.begin(turn);
-    flow.answered.shared.set(1);
+fn begin_answer<T: Tables>(tables: &T, flow: &Flow, segment: &Segment, begins: Begins) {
+    hand_out_apart(tables, flow, segment);
+    let asked = flow.asked.turn.get();
+    match begins {
+        Begins::To(turn) if turn != asked => {
+            flow.answered.begin(turn);
+            flow.answered.shared.set(APART);
+        }
+        Begins::To(_) => {}
+        Begins::Unasked => {
+            // Within the open turn: what came so far was an exchange of its own.
+            hand_out(tables, flow, segment, asked, DERIVED);
+            flow.answered.begin(asked);
+            flow.answered.shared.set(SHARED);
+            if let Some(client) = admission::client(tables, flow, segment) {
+                client.requests.add(1);
+            }
+        }
+    }
+}
+
+/// Hands out the answer that is apart from its request, if there is one. The request counts as the exchange.
+#[inline(always)]
+fn hand_out_apart<T: Tables>(tables: &T, flow: &Flow, segment: &Segment) {
+    let answered = &flow.answered;
+    if answered.shared.get() != APART || answered.shared.swap(0) != APART || !flow.is_proven() {
+        return;
+    }
+    emit(tables, segment, |event| flow.describe_apart(event));
+    flow.answer_bytes.add(answered.bytes.get());
     if let Some(client) = admission::client(tables, flow, segment) {
-        client.requests.add(1);
+        client.answer_bytes.add(answered.bytes.get());
     }
 }
 
@@ -492,6 +536,17 @@ pub(crate) fn deliver<T: Tables>(
         tables.count(Counter::Unproven);
         return;
     }
+    emit(tables, segment, describe);
+    flow.request_bytes.add(asked);
+    flow.answer_bytes.add(answered);
+    if let Some(client) = admission::client(tables, flow, segment) {
+        client.ended(asked, answered);
+    }
+}
+
+/// Hands out what `describe` makes of an event of this flow.
+#[inline(always)]
+fn emit<T: Tables>(tables: &T, segment: &Segment, describe: impl FnOnce(&mut ExchangeEvent)) {
     let emitted = tables.emit(|event| {
         event.client = segment.key.client;
         event.server = segment.key.server;
@@ -501,11 +556,6 @@ pub(crate) fn deliver<T: Tables>(
     });
     if !emitted {
         tables.count(Counter::RingFull);
-    }
-    flow.request_bytes.add(asked);
-    flow.answer_bytes.add(answered);
-    if let Some(client) = admission::client(tables, flow, segment) {
-        client.ended(asked, answered);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use hydrometer_engine::{
-    Accuracy, ClientView, Ending, Exchange, Identity, Impact, Nanos, Protocol, Service, WindowFeatures,
+    Accuracy, ClientView, Ending, Exchange, Head, Identity, Impact, Nanos, Protocol, Service, WindowFeatures,
     anomaly::{self, Anomaly, AnomalyKind, Severity},
     histogram::{self, Histogram},
 };
@@ -133,10 +133,17 @@ pub fn exchange(exchange: &Exchange) -> v1::Exchange {
         accuracy: accuracy(exchange.accuracy).into(),
         confidence: exchange.confidence,
         aborted: exchange.ending == Ending::Aborted,
+        truncated: exchange.truncated,
+        request_head: exchange.heads.request.map(head),
+        answer_head: exchange.heads.answer.map(head),
         client_identity: identity(exchange.identity).into(),
         tcp_round_trip: exchange.round_trips.tcp.map(duration),
         tls_round_trip: exchange.round_trips.tls.map(duration),
     }
+}
+
+fn head(head: Head) -> v1::Head {
+    v1::Head { bytes: head.bytes, accuracy: accuracy(head.accuracy).into() }
 }
 
 /// One anomaly in one state, raised on `node`.

@@ -251,7 +251,8 @@ impl Pipeline {
 
     /// One client in depth.
     pub fn client_in_depth(&mut self, id: &ClientId, flows: usize) -> Option<v1::GetClientResponse> {
-        let (client, recent) = self.client(id)?;
+        let (client, mut recent) = self.client(id)?;
+        hydrometer_engine::tell_truncated(&mut recent);
         let flows = match self.kernel.as_ref().map(|kernel| kernel.flows(id, flows)) {
             Some(Ok(flows)) => flows,
             Some(Err(error)) => {

@@ -29,18 +29,42 @@ impl<V> Recent<V> {
         self.young.get_mut(&key)
     }
 
+    /// The entry, which counts as used; an empty one where there was none.
+    pub(crate) fn get_or_default(&mut self, key: u64) -> &mut V
+    where
+        V: Default,
+    {
+        let value = self.old.remove(&key);
+        self.make_room(key);
+        self.young.entry(key).or_insert_with(|| value.unwrap_or_default())
+    }
+
     pub(crate) fn insert(&mut self, key: u64, value: V) {
         self.old.remove(&key);
+        self.make_room(key);
+        self.young.insert(key, value);
+    }
+
+    /// Makes room for this entry.
+    fn make_room(&mut self, key: u64) {
         if self.young.len() >= self.limit / 2 && !self.young.contains_key(&key) {
             let young = HashMap::with_capacity(self.young.len());
             self.dropped += self.old.len() as u64;
             self.old = std::mem::replace(&mut self.young, young);
         }
-        self.young.insert(key, value);
     }
 
     pub(crate) fn remove(&mut self, key: u64) -> Option<V> {
         self.young.remove(&key).or_else(|| self.old.remove(&key))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
+    /// The values, in no order.
+    pub(crate) fn into_values(self) -> impl Iterator<Item = V> {
+        self.old.into_values().chain(self.young.into_values())
     }
 
     /// Entries held.

@@ -3,13 +3,13 @@
 use std::{net::IpAddr, time::Duration};
 
 use hydrometer_ebpf::{
-    abi::{self, ABORTED, CERTAIN, DERIVED, ExchangeEvent, PIPELINED},
+    abi::{self, ABORTED, CERTAIN, DERIVED, ExchangeEvent},
     client::record_median,
     head::HeadEvent,
     hello::HelloEvent,
 };
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Ipv6Prefix, Nanos, Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Exchange, Heads, Identity, Ipv6Prefix, Nanos, Protocol, RoundTrips, Service,
 };
 
 /// An exchange that has ended, before it is known on whose behalf it was asked.
@@ -28,14 +28,15 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
     let after = |later: u64, earlier: u64| Duration::from_nanos(later.saturating_sub(earlier));
     let since_request = |at: u64| (at != 0).then(|| after(at, event.request_end));
     let protocol = protocol(event.protocol);
-    let accuracy = accuracy(protocol, event.flags & (DERIVED | PIPELINED) != 0);
+    let accuracy = accuracy(protocol, event.flags & DERIVED != 0);
     Exchange {
         start: epoch + Duration::from_nanos(event.start),
         client: ClientId::new(client, prefix),
         identity: Identity::Direct,
         client_port: event.client_port,
         service: Service { address: Some(abi::ip(event.server)), port: event.server_port },
-        flow: flow(client, (event.client_port, event.server_port), event.flow_start),
+        flow: event_flow(event),
+        heads: Heads::default(),
         request_bytes: event.request_bytes,
         answer_bytes: event.answer_bytes,
         time_to_first_byte: since_request(event.first),
@@ -47,12 +48,18 @@ pub(crate) fn exchange(event: &ExchangeEvent, epoch: Nanos, prefix: Ipv6Prefix) 
         accuracy,
         confidence: confidence(accuracy, event.confidence),
         ending: if event.flags & ABORTED == 0 { Ending::Complete } else { Ending::Aborted },
+        truncated: None,
         ja4: None,
         round_trips: RoundTrips::default(),
     }
 }
 
 /// The number of the flow that `event` is about.
+pub(crate) fn event_flow(event: &ExchangeEvent) -> u64 {
+    flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
+}
+
+/// Likewise.
 pub(crate) fn hello_flow(event: &HelloEvent) -> u64 {
     flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
 }

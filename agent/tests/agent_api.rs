@@ -13,7 +13,7 @@ use hydrometer_agent::{
     pipeline::{self, Handle, Pipeline},
     socket::Socket,
 };
-use hydrometer_engine::{Accuracy, Ending, EngineConfig, Exchange, Protocol, RoundTrips, Service};
+use hydrometer_engine::{Accuracy, Ending, EngineConfig, Exchange, Heads, Protocol, RoundTrips, Service};
 use hydrometer_proto::v1::{
     AcknowledgeRequest, Anomaly, AnomalyKind, AnomalyState, ClientSort, GetClientRequest, GetStatusRequest,
     ListClientsRequest, ListMutesRequest, MuteRequest, UnmuteRequest, WatchAnomaliesRequest,
@@ -91,6 +91,8 @@ fn exchanges(client: &str, count: u64, record_median: u32) -> Vec<Exchange> {
             confidence: None,
             ending: Ending::Complete,
             ja4: None,
+            truncated: None,
+            heads: Heads::default(),
             round_trips: RoundTrips::default(),
             identity: hydrometer_engine::Identity::Direct,
         })

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Nanos, Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Heads, Nanos, Protocol, RoundTrips, Service,
 };
 
 const EXCHANGES_A_SECOND: u32 = 1000;
@@ -76,6 +76,8 @@ fn exchange(client: u32, seconds: f64) -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        truncated: None,
+        heads: Heads::default(),
         round_trips: RoundTrips::default(),
         identity: hydrometer_engine::Identity::Direct,
     }

@@ -1,6 +1,6 @@
 //! What the engine keeps of one client between exchanges.
 //!
-//! Memory is bounded: the window (13 KB at most), the trail (2 KB), 64 recent exchanges (5 KB), the own past (56
+//! Memory is bounded: the window (13 KB at most), the trail (2 KB), 64 recent exchanges (6 KB), the own past (56
 //! bytes) and the rest (2 KB). A client with a dozen exchanges takes about 4 KB.
 
 use std::time::Duration;

@@ -85,6 +85,25 @@ pub struct RoundTrips {
     pub tls: Option<Duration>,
 }
 
+/// The head of a message: what its body does not have of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Application bytes.
+    pub bytes: u32,
+    /// Exact where the head was seen to end; derived where it came in a record of its own, inside TLS; estimated where it is
+    /// taken to be as long as others.
+    pub accuracy: Accuracy,
+}
+
+/// The heads of an exchange; each `None` where it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// Of the request.
+    pub request: Option<Head>,
+    /// Of the answer.
+    pub answer: Option<Head>,
+}
+
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
@@ -104,6 +123,8 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// Application bytes of the answer.
     pub answer_bytes: u64,
+    /// Bytes of their heads.
+    pub heads: Heads,
     /// End of the request to the first answer record; `None` without an answer.
     pub time_to_first_byte: Option<Duration>,
     /// End of the request to the second answer record, which is the first token of a stream; `None`
@@ -123,6 +144,9 @@ pub struct Exchange {
     pub confidence: Option<f32>,
     /// How it ended.
     pub ending: Ending,
+    /// Whether a cap (`max_tokens`) ended the answer, as far as the client's other answers tell; `None` where they
+    /// do not ([`AnswerLengths`](crate::AnswerLengths)).
+    pub truncated: Option<bool>,
     /// JA4 fingerprint of the client's TLS ClientHello, where measured.
     pub ja4: Option<String>,
     /// Round trips of the connection's handshakes.

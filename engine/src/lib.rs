@@ -10,6 +10,7 @@ mod attention;
 mod baseline;
 mod cadence;
 mod campaign;
+mod cap;
 mod client;
 mod client_id;
 mod clients;
@@ -32,11 +33,12 @@ mod view;
 mod window;
 
 pub use attention::{Acknowledgement, Mute, Target};
+pub use cap::{AnswerKind, AnswerLengths, tell_truncated};
 pub use client_id::{ClientId, Ipv6Network, Ipv6Prefix, ParseClientIdError};
 pub use config::{EngineConfig, EngineConfigError, LifecycleConfig, LogitHarvestConfig, Release};
 pub use context::{Context, Contract, Infrastructure, Limits, ParseSelectorError, Selector};
 pub use engine::Engine;
-pub use exchange::{Accuracy, Ending, Exchange, Identity, Protocol, RoundTrips, Service};
+pub use exchange::{Accuracy, Ending, Exchange, Head, Heads, Identity, Protocol, RoundTrips, Service};
 pub use impact::{Impact, ImpactConfig, ServicePrice};
 pub use record::{ExchangeRecord, ExchangeRecordError};
 pub use time::Nanos;
@@ -61,6 +63,8 @@ fn test_exchange() -> Exchange {
         accuracy: Accuracy::Derived,
         confidence: None,
         ending: Ending::Complete,
+        truncated: None,
+        heads: Heads::default(),
         ja4: None,
         round_trips: RoundTrips::default(),
         identity: Identity::Direct,

@@ -1,12 +1,13 @@
 //! One client's last exchanges as they came, for whoever looks at the client.
 //!
 //! What its exchanges have in common (the client, services, JA4s) is kept once, beside this. Invariant: sorted by start,
-//! at most [`MAX_RECENT`] x 88 bytes, and what comes out equals what went in (round trips to the microsecond).
+//! at most [`MAX_RECENT`] x 96 bytes, and what comes out equals what went in (round trips to the microsecond).
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, Protocol, RoundTrips, Service, trail::Neighbours,
+    Accuracy, ClientId, Ending, Exchange, Head, Heads, Identity, Nanos, Protocol, RoundTrips, Service,
+    trail::Neighbours,
 };
 
 pub(crate) const MAX_RECENT: usize = 64;
@@ -38,6 +39,9 @@ struct Kept {
     service: u8,
     ja4: u8,
     traits: Traits,
+    /// Heads too large for this are not kept.
+    request_head: u16,
+    answer_head: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +50,15 @@ struct Traits {
     accuracy: Accuracy,
     ending: Ending,
     identity: Identity,
+    request_head: Accuracy,
+    answer_head: Accuracy,
 }
 
 /// Where a figure or an entry is missing.
 const ABSENT: u64 = u64::MAX;
 const NO_ROUND_TRIP: u32 = u32::MAX;
 const NOWHERE: u8 = u8::MAX;
+const NO_HEAD: u16 = 0;
 
 impl Recent {
     /// Takes in one exchange, of the listed `services` and `ja4`s; tells the starts beside it. One that is older than everything kept
@@ -86,6 +93,9 @@ impl Kept {
         let round_trip = |time: Option<Duration>| {
             time.map_or(NO_ROUND_TRIP, |time| u32::try_from(time.as_micros()).unwrap_or(NO_ROUND_TRIP - 1))
         };
+        let accuracy = |head: Option<Head>| head.map_or(Accuracy::Exact, |head| head.accuracy);
+        let bytes =
+            |head: Option<Head>| head.and_then(|head| u16::try_from(head.bytes).ok()).unwrap_or(NO_HEAD);
         let index = |at: Option<usize>| at.and_then(|at| u8::try_from(at).ok()).unwrap_or(NOWHERE);
         Self {
             start: exchange.start,
@@ -109,7 +119,11 @@ impl Kept {
                 accuracy: exchange.accuracy,
                 ending: exchange.ending,
                 identity: exchange.identity,
+                request_head: accuracy(exchange.heads.request),
+                answer_head: accuracy(exchange.heads.answer),
             },
+            request_head: bytes(exchange.heads.request),
+            answer_head: bytes(exchange.heads.answer),
         }
     }
 
@@ -117,7 +131,9 @@ impl Kept {
         let time = |nanos: u64| (nanos != ABSENT).then(|| Duration::from_nanos(nanos));
         let round_trip =
             |micros: u32| (micros != NO_ROUND_TRIP).then(|| Duration::from_micros(micros.into()));
-        let Traits { protocol, accuracy, ending, identity } = self.traits;
+        let head =
+            |bytes: u16, accuracy| (bytes != NO_HEAD).then_some(Head { bytes: bytes.into(), accuracy });
+        let Traits { protocol, accuracy, ending, identity, request_head, answer_head } = self.traits;
         let unlisted = Service { address: None, port: self.port };
         Exchange {
             start: self.start,
@@ -128,6 +144,10 @@ impl Kept {
             flow: self.flow,
             request_bytes: self.request_bytes,
             answer_bytes: self.answer_bytes,
+            heads: Heads {
+                request: head(self.request_head, request_head),
+                answer: head(self.answer_head, answer_head),
+            },
             time_to_first_byte: time(self.first_byte_ns),
             time_to_first_token: time(self.first_token_ns),
             duration: Duration::from_nanos(self.duration_ns),
@@ -137,6 +157,7 @@ impl Kept {
             accuracy,
             confidence: (!self.confidence.is_nan()).then_some(self.confidence),
             ending,
+            truncated: None,
             ja4: ja4.get(usize::from(self.ja4)).cloned(),
             round_trips: RoundTrips {
                 tcp: round_trip(self.tcp_round_trip_us),
@@ -168,6 +189,10 @@ mod tests {
             duration: Duration::from_hours(24),
             protocol: Protocol::TlsHttp2,
             accuracy: Accuracy::Estimated,
+            heads: Heads {
+                request: Some(Head { bytes: 627, accuracy: Accuracy::Exact }),
+                answer: Some(Head { bytes: u16::MAX.into(), accuracy: Accuracy::Derived }),
+            },
             confidence: Some(0.25),
             ending: Ending::Aborted,
             identity: Identity::Forwarded,

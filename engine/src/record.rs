@@ -1,7 +1,7 @@
 //! An exchange as one JSON object, the line that `hydrometer replay --exchanges -o json` prints.
 //!
 //! The names are a promise to other programs. Reading accepts lines without `protocol`, `accuracy`,
-//! `confidence`, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
+//! `confidence`, `truncated`, the heads, `ja4`, `client_identity` and the round trips. What a line cannot say (the service's address, the client's port, how the exchange
 //! ended) reads back as unknown.
 
 use std::time::Duration;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, ParseClientIdError, Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Exchange, Head, Heads, Identity, Nanos, ParseClientIdError, Protocol,
+    RoundTrips, Service,
 };
 
 /// One exchange on one line of JSON.
@@ -27,6 +28,18 @@ pub struct ExchangeRecord {
     pub req_bytes: u64,
     /// Application bytes of the answer.
     pub resp_bytes: u64,
+    /// Of those of the request, its head's, where known.
+    #[serde(default)]
+    pub req_head_bytes: Option<u32>,
+    /// How that is known; not there where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub req_head_accuracy: Option<Accuracy>,
+    /// Of those of the answer, its head's, where known.
+    #[serde(default)]
+    pub resp_head_bytes: Option<u32>,
+    /// How that is known; not there where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resp_head_accuracy: Option<Accuracy>,
     /// End of the request to the first answer record, milliseconds.
     pub ttfb_ms: Option<f64>,
     /// End of the request to the second answer record, milliseconds.
@@ -46,6 +59,9 @@ pub struct ExchangeRecord {
     /// How far an estimate is to be believed, from 0 to 1; not there where nothing is estimated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f32>,
+    /// Whether a cap ended the answer, as far as the client's other answers tell.
+    #[serde(default)]
+    pub truncated: Option<bool>,
     /// JA4 fingerprint of the client, where measured.
     #[serde(default)]
     pub ja4: Option<String>,
@@ -93,6 +109,10 @@ impl From<&Exchange> for ExchangeRecord {
             flow: exchange.flow,
             req_bytes: exchange.request_bytes,
             resp_bytes: exchange.answer_bytes,
+            req_head_bytes: exchange.heads.request.map(|head| head.bytes),
+            req_head_accuracy: exchange.heads.request.map(|head| head.accuracy),
+            resp_head_bytes: exchange.heads.answer.map(|head| head.bytes),
+            resp_head_accuracy: exchange.heads.answer.map(|head| head.accuracy),
             ttfb_ms: exchange.time_to_first_byte.map(millis),
             ttft_ms: exchange.time_to_first_token.map(millis),
             duration_ms: millis(exchange.duration),
@@ -101,6 +121,7 @@ impl From<&Exchange> for ExchangeRecord {
             protocol: exchange.protocol,
             accuracy: exchange.accuracy,
             confidence: exchange.confidence,
+            truncated: exchange.truncated,
             ja4: exchange.ja4.clone(),
             client_identity: exchange.identity,
             tcp_rtt_ms: exchange.round_trips.tcp.map(millis),
@@ -123,6 +144,10 @@ impl TryFrom<ExchangeRecord> for Exchange {
             flow: record.flow,
             request_bytes: record.req_bytes,
             answer_bytes: record.resp_bytes,
+            heads: Heads {
+                request: head(record.req_head_bytes, record.req_head_accuracy),
+                answer: head(record.resp_head_bytes, record.resp_head_accuracy),
+            },
             time_to_first_byte: optional_millis("ttfb_ms", record.ttfb_ms)?,
             time_to_first_token: optional_millis("ttft_ms", record.ttft_ms)?,
             duration: seconds("duration_ms", record.duration_ms, record.duration_ms / 1e3)?,
@@ -132,6 +157,7 @@ impl TryFrom<ExchangeRecord> for Exchange {
             accuracy: record.accuracy,
             confidence: record.confidence.map(|value| share("confidence", value)).transpose()?,
             ending: Ending::Complete,
+            truncated: record.truncated,
             ja4: record.ja4,
             round_trips: RoundTrips {
                 tcp: optional_millis("tcp_rtt_ms", record.tcp_rtt_ms)?,
@@ -139,6 +165,11 @@ impl TryFrom<ExchangeRecord> for Exchange {
             },
         })
     }
+}
+
+/// A head of which nobody says how it is known is an estimate.
+fn head(bytes: Option<u32>, accuracy: Option<Accuracy>) -> Option<Head> {
+    Some(Head { bytes: bytes?, accuracy: accuracy.unwrap_or(Accuracy::Estimated) })
 }
 
 /// Milliseconds, to the microsecond.
@@ -177,6 +208,11 @@ mod tests {
     fn a_written_line_has_the_promised_names_in_order() {
         let record = ExchangeRecord {
             confidence: Some(0.9),
+            truncated: Some(true),
+            req_head_bytes: Some(627),
+            req_head_accuracy: Some(Accuracy::Exact),
+            resp_head_bytes: Some(194),
+            resp_head_accuracy: Some(Accuracy::Derived),
             tcp_rtt_ms: Some(0.4),
             tls_rtt_ms: Some(81.6),
             ..serde_json::from_str(LINE).unwrap()
@@ -191,6 +227,10 @@ mod tests {
             "flow",
             "req_bytes",
             "resp_bytes",
+            "req_head_bytes",
+            "req_head_accuracy",
+            "resp_head_bytes",
+            "resp_head_accuracy",
             "ttfb_ms",
             "ttft_ms",
             "duration_ms",
@@ -199,6 +239,7 @@ mod tests {
             "protocol",
             "accuracy",
             "confidence",
+            "truncated",
             "ja4",
             "client_identity",
             "tcp_rtt_ms",

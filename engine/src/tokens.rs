@@ -17,10 +17,15 @@ pub(crate) const ANSWER_TO_REQUEST_PRICE: f64 = 4.0;
 
 /// Tokens of the answer.
 pub(crate) fn of_answer(exchange: &Exchange) -> f64 {
-    if exchange.records >= MIN_STREAMED_RECORDS && exchange.record_median < 4096 {
+    if is_streamed(exchange) {
         return f64::from(exchange.records);
     }
     ((exchange.answer_bytes as f64 - EMPTY_ANSWER_BYTES) / BYTES_PER_TOKEN).max(0.0)
+}
+
+/// Whether the answer's records are its tokens, nearly.
+pub(crate) fn is_streamed(exchange: &Exchange) -> bool {
+    exchange.records >= MIN_STREAMED_RECORDS && exchange.record_median < 4096
 }
 
 /// Tokens of a request of so many bytes.

@@ -159,7 +159,7 @@ impl Digest {
 }
 
 /// Kullback-Leibler divergence of two shares, nats; 0 when `share` is not the larger one.
-fn divergence(share: f64, usual: f64) -> f64 {
+pub(crate) fn divergence(share: f64, usual: f64) -> f64 {
     if share <= usual {
         return 0.0;
     }

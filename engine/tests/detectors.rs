@@ -4,8 +4,8 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, ExchangeRecord, LifecycleConfig, Nanos,
-    Protocol, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, ExchangeRecord, Heads, LifecycleConfig,
+    Nanos, Protocol, RoundTrips, Service,
     anomaly::{Anomaly, AnomalyKind, ComparedWith, State},
 };
 use proptest::prelude::*;
@@ -50,6 +50,8 @@ fn ask(client: ClientId, at: f64, duration: f64, dice: &mut Dice) -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: None,
+        truncated: None,
+        heads: Heads::default(),
         round_trips: RoundTrips::default(),
         identity: hydrometer_engine::Identity::Direct,
     }

@@ -550,6 +550,22 @@ fn handshake_record(content: usize) -> Vec<u8> {
     record
 }
 
+/// Requests of HTTP/1 one behind the other, the last cut off somewhere, or the first.
+fn http1_requests() -> impl Strategy<Value = Vec<u8>> {
+    let request = (0_usize..120, 0_usize..120).prop_map(|(announced, sent)| {
+        let head = format!("POST /v1/chat HTTP/1.1\r\nHost: a\r\nContent-Length: {announced}\r\n\r\n");
+        [head.into_bytes(), vec![b'x'; sent]].concat()
+    });
+    let exact = (0_usize..120).prop_map(|body| {
+        [format!("PUT /a HTTP/1.1\r\ncontent-length:{body}\r\n\r\n").into_bytes(), vec![b'y'; body]].concat()
+    });
+    let requests = vec(prop_oneof![1 => request, 3 => exact], 1..5).prop_map(|requests| requests.concat());
+    (requests, 0_usize..400, any::<bool>()).prop_map(|(requests, cut, begin)| {
+        let cut = cut.min(requests.len());
+        if begin { requests[..cut].to_vec() } else { requests[requests.len() - cut..].to_vec() }
+    })
+}
+
 /// What the segments of an absurd conversation hold: TLS, HTTP/1, or noise.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -631,6 +647,17 @@ fn conversation(
 fn absurd_conversations_give_the_same_in_the_kernel_and_natively() {
     let (cases, exchanges, hellos) = differ(&conversation(&[], payload()));
     assert!(exchanges > cases / 2 && hellos > cases / 2, "{exchanges}, {hellos}");
+}
+
+#[test]
+fn absurd_pipelines_give_the_same_in_the_kernel_and_natively() {
+    let payload = prop_oneof![
+        6 => http1_requests(),
+        3 => Just(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec()),
+        1 => payload(),
+    ];
+    let (cases, exchanges, _) = differ(&conversation(b"GET /v1/models HTTP/1.1\r\n\r\n", payload));
+    assert!(exchanges > cases, "{exchanges}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The library natively: however a conversation is cut into segments, and whatever of it comes twice or late,
 //! the exchanges in it are the same. Needs no root.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hydrometer_agent::replay::{Captured, Replay};
-use hydrometer_ebpf::abi::ExchangeEvent;
+use hydrometer_ebpf::abi::{DERIVED, ExchangeEvent};
 use hydrometer_engine::Service;
 use hydrometer_tests::{
     frames::{flags, tls_record},
@@ -102,6 +102,53 @@ fn measured(events: &[ExchangeEvent]) -> Vec<(u64, u64, u32)> {
 
 fn a_few_turns() -> Vec<Turn> {
     (1..6).map(|n| Turn { asked: vec![300 * n], answered: vec![1_500, 240, 240, 240 + n] }).collect()
+}
+
+/// A request in clear text with a body of so many bytes, which looks like further requests. How long its head is.
+fn clear_request(body: usize) -> (Vec<u8>, u32) {
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n");
+    let text = b"POST /v1/chat/completions HTTP/1.1\r\n\r\n".iter().cycle().take(body);
+    let len = head.len() as u32;
+    (head.into_bytes().into_iter().chain(text.copied()).collect(), len)
+}
+
+/// Turns of clear text: bytes asked and answered, and those of the heads. Requests that did not wait for the answer before
+/// them have two events a turn.
+fn clear_turns(events: &[ExchangeEvent]) -> Vec<(u64, u64, u32, u32)> {
+    let mut turns = BTreeMap::<u32, (u64, u64, u32, u32)>::new();
+    for event in events {
+        let turn = turns.entry(event.turn).or_default();
+        turn.0 += event.request_bytes;
+        turn.1 += event.answer_bytes;
+        turn.2 += event.request_head;
+        turn.3 += event.answer_head;
+    }
+    turns.into_values().collect()
+}
+
+#[test]
+fn a_body_that_is_refused_early_belongs_to_its_request() {
+    let (refused, head) = clear_request(40_000);
+    let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    let (next, next_head) = clear_request(500);
+    // The next request comes in the segment with the last of the body.
+    let rest = [&refused[head as usize..], &next].concat();
+    let mut wire = Wire::new();
+    for (asks, bytes) in [
+        (true, refused[..head as usize].to_vec()),
+        (false, answer.to_vec()),
+        (true, rest),
+        (false, b"HTTP/1.1 200 OK\r\n\r\nok".to_vec()),
+    ] {
+        wire.play(&Flight { asks, bytes }, &[]);
+    }
+    let events = wire.end();
+    let expected = [
+        (refused.len() as u64, answer.len() as u64, head, answer.len() as u32),
+        (next.len() as u64, 21, next_head, 19),
+    ];
+    assert_eq!(clear_turns(&events), expected);
+    assert!(events.iter().all(|event| event.flags == 0), "{events:?}");
 }
 
 #[test]
@@ -284,6 +331,30 @@ proptest! {
         let events = wire.end();
         prop_assert_eq!(measured(&events), expected(&turns));
         prop_assert!(events.iter().all(|event| event.flags == 0));
+    }
+
+    #[test]
+    fn requests_that_do_not_wait_have_their_own_sizes_however_they_are_cut(
+        bursts in vec(vec(0_usize..3_000, 1..6), 1..4),
+        cuts in vec(vec(any::<usize>(), 0..12), 20),
+    ) {
+        let mut wire = Wire::new();
+        let mut expected = Vec::new();
+        for (burst, cuts) in bursts.iter().zip(&cuts) {
+            let requests: Vec<_> = burst.iter().map(|&body| clear_request(body)).collect();
+            let bytes = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+            wire.play(&Flight { asks: true, bytes }, cuts);
+            for (request, head) in requests {
+                let bytes = [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'a'; expected.len() + 1]].concat();
+                expected.push((request.len() as u64, bytes.len() as u64, head, 19));
+                wire.play(&Flight { asks: false, bytes }, &[]);
+            }
+        }
+        let client = wire.replay.client([10, 0, 0, 9].into()).unwrap();
+        prop_assert_eq!(client.requests.get(), expected.len() as u64);
+        let events = wire.end();
+        prop_assert_eq!(clear_turns(&events), expected);
+        prop_assert!(events.iter().all(|event| event.flags & DERIVED == 0));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use hydrometer_proto::v1::{
-    Anomaly, Client, ClientIdentity, Exchange, Flow, GetClientRequest, GetClientResponse, WindowFeatures,
+    Anomaly, Client, ClientIdentity, Exchange, Flow, GetClientRequest, GetClientResponse, Head,
+    WindowFeatures,
 };
 use jiff::Timestamp;
 use tonic::Code;
@@ -230,6 +231,7 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
             ("PORT", Align::Right),
             ("ASKED", Align::Right),
             ("ANSWERED", Align::Right),
+            ("HEADS", Align::Right),
             ("FIRST BYTE", Align::Right),
             ("DURATION", Align::Right),
             ("RECORDS", Align::Right),
@@ -243,12 +245,15 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
     let span = |value: Option<&prost_types::Duration>| {
         words::duration(value).map_or_else(|| units::ABSENT.to_owned(), units::duration)
     };
+    let head =
+        |head: Option<&Head>| head.map_or_else(|| units::ABSENT.to_owned(), |head| head.bytes.to_string());
     for exchange in exchanges {
         let cells = [
             units::time_of_day(words::instant(exchange.start.as_ref())),
             exchange.client_port.to_string(),
             units::bytes(exchange.request_bytes as f64),
             units::bytes(exchange.answer_bytes as f64),
+            format!("{}/{}", head(exchange.request_head.as_ref()), head(exchange.answer_head.as_ref())),
             span(exchange.time_to_first_byte.as_ref()),
             span(exchange.duration.as_ref()),
             units::count(u64::from(exchange.records)),
@@ -256,7 +261,7 @@ fn exchanges(exchanges: &[Exchange], paint: Paint) -> String {
             span(exchange.tcp_round_trip.as_ref()),
             span(exchange.tls_round_trip.as_ref()),
             words::believed(words::accuracy(exchange.accuracy), exchange.confidence),
-            if exchange.aborted { "aborted" } else { "complete" }.to_owned(),
+            words::end(exchange.aborted, exchange.truncated).to_owned(),
         ];
         let tone = if exchange.aborted { Tone::Warn } else { Tone::Plain };
         grid.row(cells.map(|text| (tone, text)));

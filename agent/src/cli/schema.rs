@@ -189,6 +189,14 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// Application bytes of the answer.
     pub answer_bytes: u64,
+    /// Of those of the request, its head's.
+    pub request_head_bytes: Option<u32>,
+    /// How that is known.
+    pub request_head_accuracy: Option<String>,
+    /// Of those of the answer, its head's.
+    pub answer_head_bytes: Option<u32>,
+    /// How that is known.
+    pub answer_head_accuracy: Option<String>,
     /// To the first answer record.
     pub ttfb_ms: Option<f64>,
     /// To the second answer record.
@@ -208,6 +216,8 @@ pub struct Exchange {
     pub confidence: Option<f32>,
     /// Cut short.
     pub aborted: bool,
+    /// Whether a cap ended the answer, as far as the client's other answers tell.
+    pub truncated: Option<bool>,
     /// SYN-ACK to the acknowledgement that completes the TCP handshake.
     pub tcp_rtt_ms: Option<f64>,
     /// The server's part of the TLS handshake to the client's answer.

@@ -55,6 +55,15 @@ pub fn believed(accuracy: String, confidence: Option<f32>) -> String {
     }
 }
 
+/// How an exchange ended: cut short, at a cap, or, as far as can be told, by itself.
+pub fn end(aborted: bool, truncated: Option<bool>) -> &'static str {
+    match (aborted, truncated) {
+        (true, _) => "aborted",
+        (false, Some(true)) => "truncated",
+        (false, Some(false) | None) => "complete",
+    }
+}
+
 /// `direct`, `proxy` or `forwarded`.
 pub fn identity(value: i32) -> String {
     word(ClientIdentity::try_from(value).ok().map(|identity| identity.as_str_name()), "CLIENT_IDENTITY_")

@@ -302,7 +302,14 @@ impl Reader<'_> {
             for event in estimate.open(&flow, &key).filter(|_| over) {
                 self.hand_out(key, &event);
             }
-        } else if let Some(event) = flow.open(&key)
+            return;
+        }
+        if self.quiet.is_none()
+            && let Some(event) = flow.open_apart(&key)
+        {
+            self.out.push(Ended { event, epoch: self.epoch });
+        }
+        if let Some(event) = flow.open(&key)
             && (self.quiet.is_none() || self.is_answered(&flow, &event) && self.is_quiet(event.last))
         {
             self.hand_out(key, &event);

@@ -44,8 +44,10 @@ use self::{
     wakeup::Wakeup,
 };
 use crate::{
+    heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
+    pipelining::Pipelines,
     traffic::Traffic,
     wire::{self, Ended},
 };
@@ -298,6 +300,8 @@ pub struct Kernel {
     hellos: Hellos,
     head_ring: RingBuf<MapData>,
     identities: Identities,
+    heads: HeadSizes,
+    pipelines: Pipelines,
     /// Woken when a ring buffer or the log has something; made when first waited for.
     wakeups: Option<Wakeups>,
     // The kernel refuses programs whose log has no reader.
@@ -338,6 +342,8 @@ impl Kernel {
             hellos: Hellos::new(options.max_flows as usize),
             head_ring,
             identities,
+            heads: HeadSizes::new(options.max_clients as usize),
+            pipelines: Pipelines::new(),
             wakeups: None,
             log,
             flows,
@@ -394,7 +400,7 @@ impl Kernel {
             if let Some(event) = ExchangeEvent::from_bytes(&item)
                 && !self.flows.was_handed_out(&event)
             {
-                out.push(Ended { event, epoch });
+                self.pipelines.take(event, |event| out.push(Ended { event, epoch }));
             }
         }
     }
@@ -418,6 +424,7 @@ impl Kernel {
             let mut exchange = wire::exchange(&event, epoch, self.ipv6_prefix);
             self.hellos.identify(&mut exchange);
             self.identities.identify(&event, &mut exchange);
+            self.heads.tell(&event, &mut exchange);
             exchange
         })
     }
@@ -441,9 +448,15 @@ impl Kernel {
     /// Like `sweep`, for every exchange still open, whole table: call it once, before the end.
     pub fn flush(&mut self, out: &mut Vec<Ended>) {
         self.drain(out);
-        if let Err(error) = self.flows.flush(out) {
+        let mut open = Vec::new();
+        if let Err(error) = self.flows.flush(&mut open) {
             self.sweep_failed("flow", &error);
         }
+        for Ended { event, epoch } in open {
+            self.pipelines.take(event, |event| out.push(Ended { event, epoch }));
+        }
+        let epoch = clock::epoch();
+        self.pipelines.flush(|event| out.push(Ended { event, epoch }));
     }
 
     fn sweep_failed(&mut self, map: &str, error: &io::Error) {
@@ -520,6 +533,12 @@ impl Kernel {
             count: self.identities.lost(),
             meaning: "What a trusted proxy said could not be read, a part of it never came, or it was forgotten \
                       before the request was answered: that request is shown as the proxy's own.",
+        });
+        losses.push(Loss {
+            stage: "pipelined",
+            count: self.pipelines.lost(),
+            meaning: "A connection with requests that waited for their answers was forgotten for others: they have no \
+                      exchanges.",
         });
         losses.push(Loss {
             stage: "attach",

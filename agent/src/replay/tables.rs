@@ -196,11 +196,11 @@ impl Replay {
     }
 }
 
-/// The open exchanges of a flow.
+/// The open exchanges of a flow, in the order in which they were asked.
 fn open_of(key: &FlowKey, flow: &Flow, estimates: &Table<FlowKey, Estimate>) -> Vec<ExchangeEvent> {
     match estimates.get(key) {
         Some(estimate) if flow.protocol() == Protocol::TlsHttp2 => estimate.open(flow, key).collect(),
-        _ => flow.open(key).into_iter().collect(),
+        _ => flow.open_apart(key).into_iter().chain(flow.open(key)).collect(),
     }
 }
 

@@ -7,11 +7,11 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use hydrometer_proto::v1::{
     Accuracy, AcknowledgeRequest, AcknowledgeResponse, Anomaly, AnomalyKind, AnomalyState, Attachment,
     Client, ClientCounters, ClientIdentity, ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow,
-    GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse, Histogram, Impact, Interfaces,
-    ListClientsRequest, ListClientsResponse, ListMutesRequest, ListMutesResponse, Loss, MapStatus, Mute,
-    MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series, Service, Severity,
-    UnmuteRequest, UnmuteResponse, UnwatchedInterface, WatchAnomaliesRequest, WatchAnomaliesResponse,
-    WatchClientsRequest, WatchClientsResponse, WindowFeatures,
+    GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse, Head, Histogram, Impact,
+    Interfaces, ListClientsRequest, ListClientsResponse, ListMutesRequest, ListMutesResponse, Loss,
+    MapStatus, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series,
+    Service, Severity, UnmuteRequest, UnmuteResponse, UnwatchedInterface, WatchAnomaliesRequest,
+    WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
 use jiff::Timestamp;
@@ -278,6 +278,9 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         protocol: Protocol::Tls.into(),
         accuracy: Accuracy::Exact.into(),
         aborted,
+        truncated: (!aborted).then_some(true),
+        request_head: Some(Head { bytes: 212, accuracy: Accuracy::Derived.into() }),
+        answer_head: None,
         confidence: None,
         client_identity: ClientIdentity::Direct.into(),
         tcp_round_trip: millis(12),

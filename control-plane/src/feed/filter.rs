@@ -93,7 +93,7 @@ mod tests {
             let anomaly = Anomaly { client: client.into(), ..Anomaly::default() };
             assert_eq!(filter.passes(&anomaly), inside, "{client}");
         }
-        let member = CampaignMember { client: "203.0.113.9".into(), reason: String::new() };
+        let member = CampaignMember { client: "203.0.113.9".into(), ..CampaignMember::default() };
         let campaign = Anomaly { client: "198.51.100.1".into(), members: vec![member], ..Anomaly::default() };
         assert!(filter.passes(&campaign));
         assert!(networks(&["203.0.113.0/33"]).unwrap_err().message().contains("203.0.113.0/33"));

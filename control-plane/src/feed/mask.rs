@@ -82,7 +82,11 @@ mod tests {
             id: "a".into(),
             client: "203.0.113.7".into(),
             evidence: Some(Evidence { summary: "why".into(), exchanges: 7, ..Evidence::default() }),
-            members: vec![CampaignMember { client: "203.0.113.8".into(), reason: "alike".into() }],
+            members: vec![CampaignMember {
+                client: "203.0.113.8".into(),
+                reason: "alike".into(),
+                anomalies: Vec::new(),
+            }],
             ..Anomaly::default()
         }
     }

@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn addresses_of_both_families_and_long_campaigns_have_their_keys() {
-        let member = |number| CampaignMember { client: format!("10.0.0.{number}"), reason: String::new() };
+        let member =
+            |number| CampaignMember { client: format!("10.0.0.{number}"), ..CampaignMember::default() };
         let of = |client: &str| row(Anomaly { client: client.into(), ..Anomaly::default() });
         assert!(
             render(Finding::of(&of("2001:db8::1")))

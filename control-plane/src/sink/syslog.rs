@@ -271,7 +271,11 @@ mod tests {
     #[test]
     fn a_finding_too_long_for_the_receiver_is_told_briefly_and_says_so() {
         let series = Series { values: vec![0.123_456_789; 4000], ..Series::default() };
-        let member = |number| CampaignMember { client: format!("10.0.0.{number}"), reason: "alike".into() };
+        let member = |number| CampaignMember {
+            client: format!("10.0.0.{number}"),
+            reason: "alike".into(),
+            anomalies: Vec::new(),
+        };
         let row = row(Anomaly {
             id: "a".into(),
             evidence: Some(Evidence { series: vec![series], ..Evidence::default() }),

@@ -10,7 +10,7 @@ mod lookalikes;
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Exchange, Identity, Nanos, Protocol, Release, RoundTrips, Service,
+    Accuracy, ClientId, Ending, Exchange, Heads, Identity, Nanos, Protocol, Release, RoundTrips, Service,
 };
 use serde_json::{Value, json};
 
@@ -210,6 +210,8 @@ impl Traffic {
             identity: Identity::Direct,
             ending: Ending::Complete,
             ja4: Some(shape.stack.to_owned()),
+            truncated: None,
+            heads: Heads::default(),
             round_trips: RoundTrips::default(),
         });
     }

@@ -22,8 +22,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::{clients::Clients, exchanges::Exchanges};
 use crate::{
     config::TrafficSettings,
+    heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
+    pipelining::Pipelines,
     replay::{
         Replay,
         pcap::{Capture, Contents},
@@ -83,7 +85,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let ipv6_prefix = traffic.ipv6_prefix;
     let identities = Identities::new(traffic.proxies.clone(), ipv6_prefix, MAX_FLOWS)?;
     let replay = Replay::of(traffic, &args.services);
-    let mut reading = Reading { replay, hellos: Hellos::new(MAX_FLOWS), identities, ipv6_prefix };
+    let (hellos, heads) = (Hellos::new(MAX_FLOWS), HeadSizes::new(MAX_FLOWS));
+    let mut reading = Reading { replay, hellos, identities, heads, pipelines: Pipelines::new(), ipv6_prefix };
     let end = loop {
         match capture.next() {
             Ok(Some(frame)) => reading.replay.captured(&frame),
@@ -101,6 +104,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     progress.finish_and_clear();
     let events = reading.replay.flush();
     reading.list(events, &mut listing)?;
+    reading.list_unanswered(&mut listing)?;
     let listed = listing.finish(args.output)?;
     explain(&reading.replay, capture.contents(), listed);
     end.with_context(name)
@@ -111,6 +115,8 @@ struct Reading {
     replay: Replay,
     hellos: Hellos,
     identities: Identities,
+    heads: HeadSizes,
+    pipelines: Pipelines,
     ipv6_prefix: Ipv6Prefix,
 }
 
@@ -123,10 +129,26 @@ impl Reading {
         for (event, bytes) in self.replay.heads() {
             self.identities.take(&event, &bytes);
         }
+        let mut whole = Vec::new();
+        for event in events {
+            self.pipelines.take(event, |event| whole.push(event));
+        }
+        self.list_whole(whole, listing)
+    }
+
+    /// Lists the requests that no answer came to.
+    fn list_unanswered(&mut self, listing: &mut Listing) -> anyhow::Result<()> {
+        let mut unanswered = Vec::new();
+        self.pipelines.flush(|event| unanswered.push(event));
+        self.list_whole(unanswered, listing)
+    }
+
+    fn list_whole(&mut self, events: Vec<ExchangeEvent>, listing: &mut Listing) -> anyhow::Result<()> {
         for event in events {
             let mut exchange = wire::exchange(&event, Nanos(0), self.ipv6_prefix);
             self.hellos.identify(&mut exchange);
             self.identities.identify(&event, &mut exchange);
+            self.heads.tell(&event, &mut exchange);
             listing.add(exchange)?;
         }
         Ok(())

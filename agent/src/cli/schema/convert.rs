@@ -141,6 +141,10 @@ impl From<&v1::Exchange> for Exchange {
             service: exchange.service.as_ref().map(Service::from),
             request_bytes: exchange.request_bytes,
             answer_bytes: exchange.answer_bytes,
+            request_head_bytes: exchange.request_head.map(|head| head.bytes),
+            request_head_accuracy: exchange.request_head.map(|head| words::accuracy(head.accuracy)),
+            answer_head_bytes: exchange.answer_head.map(|head| head.bytes),
+            answer_head_accuracy: exchange.answer_head.map(|head| words::accuracy(head.accuracy)),
             ttfb_ms: milliseconds(exchange.time_to_first_byte.as_ref()),
             ttft_ms: milliseconds(exchange.time_to_first_token.as_ref()),
             duration_ms: milliseconds(exchange.duration.as_ref()),
@@ -150,6 +154,7 @@ impl From<&v1::Exchange> for Exchange {
             accuracy: words::accuracy(exchange.accuracy),
             confidence: exchange.confidence,
             aborted: exchange.aborted,
+            truncated: exchange.truncated,
             tcp_rtt_ms: milliseconds(exchange.tcp_round_trip.as_ref()),
             tls_rtt_ms: milliseconds(exchange.tls_round_trip.as_ref()),
         }

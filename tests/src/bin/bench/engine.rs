@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Identity, Nanos, Protocol, RoundTrips,
+    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Heads, Identity, Nanos, Protocol, RoundTrips,
     Service,
 };
 
@@ -156,6 +156,8 @@ fn exchange() -> Exchange {
         confidence: None,
         ending: Ending::Complete,
         ja4: Some(STACK.to_owned()),
+        truncated: None,
+        heads: Heads::default(),
         round_trips: RoundTrips::default(),
     }
 }
