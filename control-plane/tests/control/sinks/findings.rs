@@ -40,6 +40,7 @@ pub(crate) fn all() -> Vec<Anomaly> {
     let member = |number| CampaignMember {
         client: format!("198.51.100.{number}"),
         reason: "the same stack, in step with the others".into(),
+        anomalies: Vec::new(),
     };
     findings.push(Anomaly {
         kind: AnomalyKind::Hydra.into(),
