@@ -90,13 +90,13 @@ impl Framing {
 
     /// Whether what comes next goes on with a message.
     #[inline(always)]
-    pub(crate) fn is_inside(&self) -> bool {
+    pub(crate) fn is_inside(self) -> bool {
         self.phase == HEAD || self.phase == BODY && self.rest > 0
     }
 
     /// Whether what comes next begins a message.
     #[inline(always)]
-    pub(crate) fn is_between(&self) -> bool {
+    pub(crate) fn is_between(self) -> bool {
         self.phase == BODY && self.rest == 0
     }
 

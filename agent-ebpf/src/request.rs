@@ -177,7 +177,6 @@ fn start<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
 
 /// Clear text: every byte is the application's.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what a packet is, what its flow is, and room to work")]
 fn clear_text<P: Packet>(
     packet: &P,
     flow: &Flow,

@@ -114,7 +114,9 @@ mod tests {
     fn truncated(lengths: impl IntoIterator<Item = u32>) -> Vec<Option<bool>> {
         let answers: Vec<_> = lengths.into_iter().map(answer).collect();
         let mut known = AnswerLengths::default();
-        answers.iter().for_each(|answer| known.add(answer));
+        for answer in &answers {
+            known.add(answer);
+        }
         answers.iter().map(|answer| known.is_truncated(answer)).collect()
     }
 

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use hydrometer_engine::{
-    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Identity, LifecycleConfig, Nanos, Protocol,
-    RoundTrips, Service,
+    Accuracy, ClientId, Ending, Engine, EngineConfig, Exchange, Heads, Identity, LifecycleConfig, Nanos,
+    Protocol, RoundTrips, Service,
     anomaly::{Anomaly, AnomalyKind, State},
 };
 
@@ -59,6 +59,8 @@ fn ask(n: u8, at: f64, request_bytes: f64, dice: &mut Dice) -> Exchange {
         accuracy: Accuracy::Exact,
         confidence: None,
         ending: Ending::Complete,
+        truncated: None,
+        heads: Heads::default(),
         ja4: Some("t13d1516h2_8daaf6152771_b186095e22b6".to_owned()),
         round_trips: RoundTrips::default(),
         identity: Identity::Direct,
