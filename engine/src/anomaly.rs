@@ -75,7 +75,7 @@ impl AnomalyKind {
         match self {
             Self::BulkExtraction | Self::LogitHarvest | Self::Pivot => ("AML.T0024.002", "Extract AI Model"),
             Self::LowAndSlow | Self::TemplateSweep => ("AML.T0005.001", "Train Proxy via Replication"),
-            Self::DenialOfWallet => ("AML.T0034.001", "Cost Harvesting"),
+            Self::DenialOfWallet => ("AML.T0034.001", "Resource-Intensive Queries"),
             Self::Flood | Self::SlowDrip => ("AML.T0029", "Denial of AI Service"),
             Self::Hydra | Self::ProxyRotation => ("AML.T0008.005", "AI Service Proxies"),
             Self::ContractExceeded => ("AML.T0040", "AI Model Inference API Access"),

@@ -10,7 +10,7 @@
 //! Known false positives: the first client that reads whole books or repositories with the model. Known misses:
 //! costs made by many small requests (`flood`, `bulk_extraction`), and by so few that they are no harm.
 //!
-//! ATLAS: AML.T0034.001, Cost Harvesting.
+//! ATLAS: AML.T0034.001, Resource-Intensive Queries.
 
 use crate::{
     anomaly::{AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Severity},
