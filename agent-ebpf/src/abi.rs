@@ -214,7 +214,7 @@ plain! {
     StreamKey: [u32; 12],
     crate::tunnel::Tunnels: [u16; 4],
     ExchangeEvent: [u64; 19],
-    crate::flow::Flow: [u64; 41],
+    crate::flow::Flow: [u64; 39],
     crate::hello::HelloEvent: [u64; 7],
     crate::http2_tls::Estimate: [u64; 74],
     crate::head::HeadEvent: [u64; 7],

@@ -54,7 +54,7 @@ pub(crate) fn ingress<T: Tables>(
     client.seen(flow.first_seen.get());
     client.seen(now);
     client.syns.add(half.owed_syns as u64);
-    let requests = half.turns - flow.asked.turns_before.get();
+    let requests = half.turns - flow.turns_before.get();
     // Early data counts once the server has accepted it.
     let early = flow.asked.mode.get() & EARLY != 0;
     client.requests.add(requests.saturating_sub(u32::from(early)) as u64);

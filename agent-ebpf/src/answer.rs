@@ -164,7 +164,7 @@ fn follows_an_answer<P: Packet, T: Tables>(
     let port = segment.key.server_port;
     if pending == 0
         || answered.turn.get() != asked.turn.get()
-        || asked.end.get() <= answered.pending_at.get()
+        || asked.end.get() <= answered.first.get()
         || !half.stream.is_next(segment.seq)
         || half.stream.remaining != 0
         || tables.ticket_len(port).is_some()
@@ -172,7 +172,7 @@ fn follows_an_answer<P: Packet, T: Tables>(
         return false;
     }
     let Some(record) = Record::at_start(packet, segment) else { return false };
-    let apart = tables.now() - answered.pending_at.get();
+    let apart = tables.now() - answered.first.get();
     if record.kind != APPLICATION_DATA || record.len == pending && apart < MAX_TICKETS_APART {
         return false;
     }
@@ -197,7 +197,7 @@ fn begins_in_clear_text<P: Packet>(
     {
         return None;
     }
-    let before = flow.asked.turns_before.get();
+    let before = flow.turns_before.get();
     let seen = turn.wrapping_sub(before);
     // One more than the requests that were seen, and this one's turn has an answer already.
     if half.answers >= seen && flow.is_answered() {
@@ -395,7 +395,7 @@ impl<T: Tables> Answer<'_, T> {
             self.ticket(len, 1);
             return true;
         }
-        self.answered.pending_at.set(self.now);
+        self.answered.first.set(self.now);
         self.answered.pending.set(len);
         true
     }
@@ -407,17 +407,19 @@ impl<T: Tables> Answer<'_, T> {
         let pending = self.answered.pending.get();
         self.answered.pending.set(0);
         if len == pending {
+            self.answered.first.set(0);
             self.ticket(len, 2);
             return true;
         }
         let learned = self.tables.ticket_len(self.port);
         if learned == Some(pending) {
+            self.answered.first.set(0);
             self.ticket(pending, 1);
         } else {
             if learned.is_none() {
                 self.tables.learn_ticket_len(self.port, 0);
             }
-            self.answered.add_first(pending.saturating_sub(self.overhead), self.answered.pending_at.get());
+            self.answered.add_first(pending.saturating_sub(self.overhead), self.answered.first.get());
         }
         false
     }

@@ -39,9 +39,8 @@ pub struct Flow {
     pub closed: Shared32,
     /// Non-zero once the client has proven that it is there (`admission.rs`).
     pub proven: Shared32,
-    /// When the server's newest words of a handshake left, microseconds, wrapping around; 0 where that is not known.
-    /// Published by egress.
-    pub(crate) greeted: Shared32,
+    /// Turns of earlier connections with the same ports. Published by ingress.
+    pub turns_before: Shared32,
     /// First packet, nanoseconds.
     pub first_seen: Shared64,
     /// Application bytes of ended requests.
@@ -54,7 +53,7 @@ pub struct Flow {
 // that one packet of a direction is handled at a time; everything else is atomic.
 unsafe impl Sync for Flow {}
 
-const _: () = assert!(size_of::<Flow>() == 328);
+const _: () = assert!(size_of::<Flow>() == 312);
 
 impl Flow {
     /// Ingress's half.
@@ -105,7 +104,7 @@ impl Flow {
 
     /// Requests begun on this connection, for the owner of a copy.
     pub fn requests(&mut self) -> u32 {
-        self.client.get_mut().turns.saturating_sub(self.asked.turns_before.get())
+        self.client.get_mut().turns.saturating_sub(self.turns_before.get())
     }
 
     /// The exchange that is open, for a reader that looks at the flow from outside; none before the client has
@@ -203,7 +202,7 @@ impl Flow {
         }
         if answered.pending.get() != 0 {
             event.records += 1;
-            (event.first, event.last) = (answered.pending_at.get(), answered.pending_at.get());
+            event.last = event.first;
         }
         if event.records == 0 {
             event.flags |= ABORTED;
@@ -233,11 +232,8 @@ pub struct Asked {
     pub bytes: Shared64,
     /// Changes with every SYN: the halves begin anew.
     pub connection: Shared32,
-    /// Turns of earlier connections with the same ports.
-    pub turns_before: Shared32,
     /// Bytes of the request's head (clear text), or of its first record (TLS); 0 where not known.
     pub head: Shared32,
-    pad: Shared32,
 }
 
 /// [`Asked::mode`] of a flow that is in the middle of TLS, without what may come and go meanwhile.
@@ -272,9 +268,7 @@ pub struct Answered {
     pub pending: Shared32,
     /// Non-zero when bytes of the answer were missed.
     pub derived: Shared32,
-    /// When the pending record came, nanoseconds.
-    pub pending_at: Shared64,
-    /// First record, nanoseconds.
+    /// First record, or the pending one, nanoseconds.
     pub first: Shared64,
     /// Second record, nanoseconds.
     pub second: Shared64,
@@ -294,7 +288,8 @@ pub struct Answered {
     pub shared: Shared32,
     /// As [`Asked::head`], of the answer.
     pub head: Shared32,
-    pad: Shared32,
+    /// When the server's newest words of a handshake left, microseconds, wrapping around; 0 where that is not known.
+    pub(crate) greeted: Shared32,
 }
 
 /// In [`Answered::shared`]: an earlier answer to this turn has been handed out with the request's bytes.

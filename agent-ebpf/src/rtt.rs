@@ -40,7 +40,7 @@ pub(crate) fn egress<T: Tables>(tables: &T, flow: &Flow, half: &ServerHalf, segm
     } else {
         return;
     };
-    flow.greeted.set(if is_new { micros(tables.now()) } else { 0 });
+    flow.answered.greeted.set(if is_new { micros(tables.now()) } else { 0 });
 }
 
 /// Times the client's answers to them. Comes before the segment is taken.
@@ -65,7 +65,7 @@ pub(crate) fn ingress<T: Tables>(
     } else {
         return;
     };
-    let greeted = flow.greeted.get();
+    let greeted = flow.answered.greeted.get();
     if greeted == 0 {
         return;
     }

@@ -383,7 +383,7 @@ fn restart<T: Tables>(tables: &T, flow: &Flow, half: &mut ClientHalf, segment: &
     flow.closed.set(0);
     flow.asked.turn.set(0);
     flow.asked.mode.set(0);
-    flow.asked.turns_before.set(half.turns);
+    flow.turns_before.set(half.turns);
     flow.asked.connection.set(flow.asked.connection.get().wrapping_add(1));
 }
 

@@ -17,7 +17,7 @@ use futures::{
 };
 use hydrometer_engine::{Acknowledgement, ClientId, Ipv6Prefix, Mute, Target, anomaly::Remark};
 use hydrometer_proto::v1::{
-    AcknowledgeRequest, AcknowledgeResponse, Anomaly, AnomalyState, ClientSort, GetClientRequest,
+    AcknowledgeRequest, AcknowledgeResponse, Anomaly, AnomalyState, ClientSort, Flow, GetClientRequest,
     GetClientResponse, GetStatusRequest, GetStatusResponse, ListClientsRequest, ListClientsResponse,
     ListMutesRequest, ListMutesResponse, MuteRequest, MuteResponse, UnmuteRequest, UnmuteResponse,
     WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse,
@@ -37,6 +37,7 @@ use tonic_reflection::{pb, server::Builder as Reflection};
 pub use crate::status::Identity;
 use crate::{
     convert,
+    kernel::{ClientWalk, FlowWalk, Progress},
     mutes::{Mutes, MutesError, Standing as StandingMute},
     pipeline::{self, Handle, Pipeline, Standing, Stopped},
     status,
@@ -44,10 +45,12 @@ use crate::{
 
 /// Clients asked of the pipeline at once.
 const PIECE: usize = 128;
-/// How old the order of clients may be: what many watchers share.
+/// How old may be what takes a walk over a map: many watchers share it.
 const MAX_AGE: Duration = Duration::from_millis(250);
-/// With very many clients it may be older, so that at most one part in this many of the time goes into it.
+/// With very many clients or flows it may be older, so that at most one part in this many of the time goes into it.
 const MAX_SHARE: u32 = 10;
+/// Pieces of a map that are walked over at once.
+const PIECES: usize = 4;
 /// Streams open at once.
 const MAX_STREAMS: usize = 128;
 const DEFAULT_LIMIT: usize = 100;
@@ -95,21 +98,32 @@ fn reflection(own: &str) -> Reflection<'static> {
 pub struct Api {
     pipeline: Handle,
     identity: Arc<Identity>,
-    order: Arc<Mutex<Option<Order>>>,
+    /// Where all clients stood at one moment.
+    order: Shared<Arc<Vec<Standing>>>,
+    /// The flows of one client at one moment.
+    flows: Shared<(ClientId, Vec<Flow>)>,
     mutes: Arc<Mutex<Mutes>>,
     streams: Arc<Semaphore>,
 }
 
-/// Where all clients stood at one moment.
+/// What one found out, for those who ask soon after.
+type Shared<T> = Arc<Mutex<Option<Dated<T>>>>;
+
+/// What was found out at one moment.
 #[derive(Clone, Debug)]
-struct Order {
+struct Dated<T> {
     read: Instant,
     /// How long it took to find out.
     cost: Duration,
-    standings: Arc<Vec<Standing>>,
+    value: T,
 }
 
-impl Order {
+impl<T> Dated<T> {
+    /// Of now, found out since `began`.
+    fn since(began: Instant, value: T) -> Self {
+        Self { read: Instant::now(), cost: began.elapsed(), value }
+    }
+
     fn is_fresh(&self) -> bool {
         self.read.elapsed() < MAX_AGE.max(self.cost * MAX_SHARE)
     }
@@ -118,7 +132,14 @@ impl Order {
 impl Api {
     fn new(pipeline: Handle, identity: Identity, mutes: Mutes) -> Self {
         let (mutes, streams) = (Arc::new(Mutex::new(mutes)), Arc::new(Semaphore::new(MAX_STREAMS)));
-        Self { pipeline, identity: Arc::new(identity), order: Arc::default(), mutes, streams }
+        Self {
+            pipeline,
+            identity: Arc::new(identity),
+            order: Arc::default(),
+            flows: Arc::default(),
+            mutes,
+            streams,
+        }
     }
 
     async fn list(&self, sort: ClientSort, limit: u32) -> Result<ListClientsResponse, Stopped> {
@@ -139,14 +160,55 @@ impl Api {
     async fn standings(&self) -> Result<Arc<Vec<Standing>>, Stopped> {
         let mut order = self.order.lock().await;
         if let Some(order) = order.as_ref().filter(|order| order.is_fresh()) {
-            return Ok(Arc::clone(&order.standings));
+            return Ok(Arc::clone(&order.value));
         }
         let began = Instant::now();
-        let ids = self.pipeline.with(|pipeline| pipeline.client_ids()).await?;
+        let ids = self.client_ids().await?;
         let standings = Arc::new(self.pieces(ids, |pipeline, ids| pipeline.standings(ids)).await?);
-        *order =
-            Some(Order { read: Instant::now(), cost: began.elapsed(), standings: Arc::clone(&standings) });
+        *order = Some(Dated::since(began, Arc::clone(&standings)));
         Ok(standings)
+    }
+
+    /// Everyone known, to the kernel side or the engine, ascending.
+    async fn client_ids(&self) -> Result<Vec<ClientId>, Stopped> {
+        let mut ids = self.pipeline.with(|pipeline| pipeline.client_ids()).await?;
+        let (mut walk, mut progress) = (ClientWalk::default(), Progress::More);
+        while progress == Progress::More {
+            (ids, walk, progress) = self
+                .pipeline
+                .with(move |pipeline| {
+                    let progress = walk_on(|| pipeline.walk_clients(&mut walk, &mut ids));
+                    (ids, walk, progress)
+                })
+                .await?;
+        }
+        // One may have come to the engine since it was asked.
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// The live flows of a client, a moment ago.
+    async fn flows(&self, id: ClientId) -> Result<Vec<Flow>, Stopped> {
+        let mut flows = self.flows.lock().await;
+        if let Some(flows) = flows.as_ref().filter(|flows| flows.is_fresh() && flows.value.0 == id) {
+            return Ok(flows.value.1.clone());
+        }
+        let began = Instant::now();
+        let Some(mut walk) = FlowWalk::new(&id, FLOWS) else { return Ok(Vec::new()) };
+        let mut progress = Progress::More;
+        while progress == Progress::More {
+            (walk, progress) = self
+                .pipeline
+                .with(move |pipeline| {
+                    let progress = walk_on(|| pipeline.walk_flows(&mut walk));
+                    (walk, progress)
+                })
+                .await?;
+        }
+        let found: Vec<_> = walk.found().iter().map(convert::flow).collect();
+        *flows = Some(Dated::since(began, (id, found.clone())));
+        Ok(found)
     }
 
     /// Asks about many clients, a piece at a time.
@@ -207,6 +269,12 @@ impl Api {
     }
 }
 
+/// Walks on by some pieces.
+fn walk_on(mut piece: impl FnMut() -> Progress) -> Progress {
+    let ended = (0..PIECES).any(|_| piece() == Progress::End);
+    if ended { Progress::End } else { Progress::More }
+}
+
 /// Largest first, save for regularity (smallest variation first, unknown last) and address.
 fn compare(sort: ClientSort, a: &Standing, b: &Standing) -> Ordering {
     match sort {
@@ -238,11 +306,12 @@ impl Agent for Api {
         request: Request<GetClientRequest>,
     ) -> Result<Response<GetClientResponse>, Status> {
         let id = client_id(&request.get_ref().address, self.identity.ipv6_prefix)?;
-        let client = self.pipeline.with(move |pipeline| pipeline.client_in_depth(&id, FLOWS)).await;
-        match client.map_err(stopping)? {
-            Some(client) => Ok(Response::new(client)),
-            None => Err(Status::not_found(format!("no client {id} is known to this agent"))),
-        }
+        let client = self.pipeline.with(move |pipeline| pipeline.client_in_depth(&id)).await;
+        let Some(client) = client.map_err(stopping)? else {
+            return Err(Status::not_found(format!("no client {id} is known to this agent")));
+        };
+        let flows = self.flows(id).await.map_err(stopping)?;
+        Ok(Response::new(GetClientResponse { flows, ..client }))
     }
 
     async fn watch_clients(

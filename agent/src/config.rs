@@ -249,6 +249,7 @@ impl Settings {
             services,
             max_flows: within("max_flows", self.max_flows.unwrap_or(131_072), 1 << 24, &mut problems),
             max_clients: within("max_clients", self.max_clients.unwrap_or(65_536), 1 << 24, &mut problems),
+            known_clients: self.engine.max_clients,
             max_streams: within("max_streams", self.max_streams.unwrap_or(16_384), 1 << 24, &mut problems),
             ring_bytes: within("ring_bytes", self.ring_bytes.unwrap_or(8 << 20), 1 << 30, &mut problems),
             traffic: self.traffic.validate(Secret::File(SECRET.into()), &mut problems),

@@ -11,7 +11,7 @@ use hydrometer_engine::{
 };
 use hydrometer_proto::v1;
 
-use crate::{kernel, mutes::Standing};
+use crate::{kernel, known::TableStatus, mutes::Standing};
 
 /// One client: features from the engine, exact counters from the kernel where it still has them.
 pub fn client(
@@ -286,6 +286,16 @@ pub fn map(map: kernel::MapStatus) -> v1::MapStatus {
         entries: map.entries,
         capacity: map.capacity,
         memory_bytes: map.memory_bytes,
+    }
+}
+
+/// One table of the agent's own.
+pub fn table(table: &TableStatus) -> v1::TableStatus {
+    v1::TableStatus {
+        name: table.name.to_owned(),
+        entries: table.entries,
+        capacity: table.capacity,
+        memory_bytes: table.memory_bytes,
     }
 }
 

@@ -8,10 +8,7 @@
 //!
 //! Invariant: memory is bounded, whatever comes.
 
-use std::{
-    collections::VecDeque,
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
-};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use hydrometer_ebpf::abi::ExchangeEvent;
 use hydrometer_engine::{Accuracy, AnswerKind, Exchange, Head, Heads, Protocol};
@@ -83,16 +80,14 @@ fn key(alike: impl std::hash::Hash) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(alike)
 }
 
-/// Sizes of the last first records of one kind.
+/// Sizes of the last first records of one kind, none of which is 0.
 #[derive(Debug, Default)]
-struct FirstRecords(VecDeque<u32>);
+struct FirstRecords([u32; SAMPLES]);
 
 impl FirstRecords {
     fn add(&mut self, first: u32) {
-        if self.0.len() == SAMPLES {
-            self.0.pop_front();
-        }
-        self.0.push_back(first);
+        self.0.rotate_right(1);
+        self.0[0] = first;
     }
 
     /// The head of a message of `total` bytes that begins with a record of `first` bytes.
@@ -103,7 +98,7 @@ impl FirstRecords {
 
     /// The median, where three in four are near it and it may be that of heads.
     fn usual(&self) -> Option<u32> {
-        let mut sizes: Vec<u32> = self.0.iter().copied().collect();
+        let mut sizes: Vec<u32> = self.0.iter().copied().filter(|size| *size > 0).collect();
         sizes.sort_unstable();
         let median = *sizes.get(sizes.len() / 2)?;
         let near = sizes.iter().filter(|size| is_near(**size, median)).count();

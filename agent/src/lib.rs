@@ -12,6 +12,7 @@ mod heads;
 pub mod hello;
 pub mod identity;
 pub mod kernel;
+pub mod known;
 pub mod mutes;
 mod ordered;
 pub mod outbox;

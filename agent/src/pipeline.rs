@@ -5,7 +5,6 @@
 //! that task does between two drains of the kernel takes long; who asks for much asks in pieces.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -25,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     convert,
     findings::Findings,
-    kernel::{Attachment, ClientSnapshot, InterfaceStatus, Kernel, KernelError, KernelStatus},
+    kernel::{
+        Attachment, ClientSnapshot, ClientWalk, FlowWalk, InterfaceStatus, Kernel, KernelError, KernelStatus,
+        Progress,
+    },
     outbox::Outbox,
-    wire::Ended,
 };
 
 /// Questions that wait for their turn.
@@ -43,6 +44,8 @@ pub struct Pipeline {
     node: String,
     findings: Findings,
     report: Option<Outbox>,
+    /// Clients known to the kernel side or the engine, when the client map was last walked over.
+    clients: usize,
     /// How often the kernel could not be read.
     failures: u64,
 }
@@ -133,7 +136,15 @@ impl Pipeline {
     /// A pipeline that has seen nothing. Without a kernel side, exchanges come through
     /// [`Pipeline::take`] alone.
     pub fn new(kernel: Option<Kernel>, engine: EngineConfig, node: String, report: Option<Outbox>) -> Self {
-        Self { kernel, engine: Engine::new(engine), node, findings: Findings::default(), report, failures: 0 }
+        Self {
+            kernel,
+            engine: Engine::new(engine),
+            node,
+            findings: Findings::default(),
+            report,
+            clients: 0,
+            failures: 0,
+        }
     }
 
     /// Drains and advances until `stop`; then flushes what is open and detaches.
@@ -143,7 +154,6 @@ impl Pipeline {
         quiet: Duration,
         stop: CancellationToken,
     ) -> Result<(), KernelError> {
-        let mut ended = Vec::new();
         let mut second = interval(ADVANCE_EVERY);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // After a failure the kernel is left alone until the next second, instead of spinning.
@@ -156,20 +166,20 @@ impl Pipeline {
                         self.failed(&error);
                         is_readable = false;
                     }
-                    self.read(&mut ended, Kernel::drain);
+                    self.drain();
                 }
                 _ = second.tick() => {
                     is_readable = true;
-                    self.read(&mut ended, |kernel, out| {
-                        kernel.drain(out);
-                        kernel.sweep(quiet, out);
-                    });
+                    self.drain();
+                    self.sweep(quiet);
                     self.advance(now());
                 }
                 Some(question) = questions.0.recv() => question(&mut self),
             }
         }
-        self.read(&mut ended, Kernel::flush);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.flush(|exchange| self.engine.observe(&exchange));
+        }
         self.advance(now());
         self.kernel.as_mut().map_or(Ok(()), Kernel::detach)
     }
@@ -213,12 +223,40 @@ impl Pipeline {
         self.findings.add(anomaly);
     }
 
-    /// Everyone known, ascending.
+    /// Everyone of whom an exchange has ended, ascending.
     pub fn client_ids(&self) -> Vec<ClientId> {
-        // Of some the kernel has seen packets, but no exchange has ended.
-        let seen = self.kernel.as_ref().map(Kernel::client_ids).unwrap_or_default();
-        let all: BTreeSet<_> = self.engine.client_ids().chain(seen.iter().copied()).collect();
-        all.into_iter().collect()
+        self.engine.client_ids().collect()
+    }
+
+    /// Goes on with a walk over the others, of whom the kernel has seen packets, and adds those in the next piece to
+    /// `found`.
+    pub fn walk_clients(&mut self, walk: &mut ClientWalk, found: &mut Vec<ClientId>) -> Progress {
+        let known = found.len();
+        let progress = self.kernel.as_ref().map(|kernel| kernel.walk_clients(walk, found));
+        let mut place = 0;
+        found.retain(|id| {
+            place += 1;
+            place <= known || !self.engine.knows(id)
+        });
+        self.progress(progress)
+    }
+
+    /// Goes on with a walk in search of a client's flows.
+    pub fn walk_flows(&mut self, walk: &mut FlowWalk) -> Progress {
+        let progress = self.kernel.as_ref().map(|kernel| kernel.walk_flows(walk));
+        self.progress(progress)
+    }
+
+    /// How a walk goes on: not at all when the kernel cannot be read.
+    fn progress(&mut self, progress: Option<Result<Progress, KernelError>>) -> Progress {
+        match progress {
+            Some(Ok(progress)) => progress,
+            Some(Err(error)) => {
+                self.failed(&error);
+                Progress::End
+            }
+            None => Progress::End,
+        }
     }
 
     /// Where these clients stand; those forgotten meanwhile are left out.
@@ -249,22 +287,14 @@ impl Pipeline {
         ids.iter().filter_map(|id| self.client(id)).map(|(client, _)| client).collect()
     }
 
-    /// One client in depth.
-    pub fn client_in_depth(&mut self, id: &ClientId, flows: usize) -> Option<v1::GetClientResponse> {
+    /// One client in depth, without its flows.
+    pub fn client_in_depth(&mut self, id: &ClientId) -> Option<v1::GetClientResponse> {
         let (client, mut recent) = self.client(id)?;
         hydrometer_engine::tell_truncated(&mut recent);
-        let flows = match self.kernel.as_ref().map(|kernel| kernel.flows(id, flows)) {
-            Some(Ok(flows)) => flows,
-            Some(Err(error)) => {
-                self.failed(&error);
-                Vec::new()
-            }
-            None => Vec::new(),
-        };
         Some(v1::GetClientResponse {
             anomalies: self.findings.of(&client.address),
             client: Some(client),
-            flows: flows.iter().map(convert::flow).collect(),
+            flows: Vec::new(),
             exchanges: recent.iter().map(convert::exchange).collect(),
         })
     }
@@ -326,23 +356,31 @@ impl Pipeline {
             }
             None => None,
         };
+        let engine = self.engine.stats();
         Account {
             kernel,
             attachments: self.kernel.as_ref().map_or_else(Vec::new, Kernel::attachments),
             interfaces: self.kernel.as_ref().map(Kernel::interfaces),
-            engine: self.engine.stats(),
-            clients: self.client_ids().len(),
+            // Since the walk some may have come to the engine, whether the kernel had seen them by then or not.
+            clients: self.clients.max(engine.clients),
+            engine,
             open_anomalies: self.findings.open(),
             muted_anomalies: self.findings.muted(),
             failures: self.failures,
         }
     }
 
-    fn read(&mut self, ended: &mut Vec<Ended>, read: impl FnOnce(&mut Kernel, &mut Vec<Ended>)) {
+    fn drain(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.drain(|exchange| self.engine.observe(&exchange));
+        }
+    }
+
+    fn sweep(&mut self, quiet: Duration) {
         let Some(kernel) = &mut self.kernel else { return };
-        read(kernel, ended);
-        for exchange in kernel.exchanges(ended.drain(..)) {
-            self.engine.observe(&exchange);
+        kernel.sweep(quiet, |exchange| self.engine.observe(&exchange));
+        if let Some(others) = kernel.sweep_clients(|id| self.engine.knows(id)) {
+            self.clients = self.engine.stats().clients + others as usize;
         }
     }
 

@@ -1,5 +1,7 @@
 //! The agent's status: what each part says about itself, put together; losses of all parts in one list.
 
+use std::fs;
+
 use hydrometer_engine::{Ipv6Prefix, Nanos, Service};
 use hydrometer_proto::v1;
 
@@ -30,6 +32,11 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         egress_watched: kernel.egress_watched,
         syns: kernel.syns,
     });
+    let memory = account.kernel.as_ref().map(|kernel| v1::Memory {
+        maps_bytes: kernel.map_bytes,
+        process_bytes: process_bytes(),
+        tables: kernel.tables.iter().map(convert::table).collect(),
+    });
     let (programs, maps) =
         account.kernel.map_or_else(Default::default, |kernel| (kernel.programs, kernel.maps));
     v1::GetStatusResponse {
@@ -49,7 +56,16 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         programs: programs.into_iter().map(convert::program).collect(),
         exchanges: account.engine.exchanges,
         interfaces: account.interfaces.map(convert::interfaces),
+        memory,
     }
+}
+
+/// Memory of this process that is its own, bytes (`RssAnon` of proc_pid_status(5)).
+pub fn process_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// Losses of every part.

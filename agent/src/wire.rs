@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use hydrometer_ebpf::{
-    abi::{self, ABORTED, CERTAIN, DERIVED, ExchangeEvent},
+    abi::{self, ABORTED, CERTAIN, DERIVED, ExchangeEvent, FlowKey},
     client::record_median,
     head::HeadEvent,
     hello::HelloEvent,
@@ -14,7 +14,7 @@ use hydrometer_engine::{
 
 /// An exchange that has ended, before it is known on whose behalf it was asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// What the library says.
     pub(crate) event: ExchangeEvent,
     /// What its clock's zero is on ours.
@@ -59,7 +59,12 @@ pub(crate) fn event_flow(event: &ExchangeEvent) -> u64 {
     flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
 }
 
-/// Likewise.
+/// The number of the flow with this key whose first packet came at `start`.
+pub(crate) fn key_flow(key: &FlowKey, start: u64) -> u64 {
+    flow(abi::ip(key.client), (u16::from_be(key.client_port), u16::from_be(key.server_port)), start)
+}
+
+/// The number of the flow that `event` is about.
 pub(crate) fn hello_flow(event: &HelloEvent) -> u64 {
     flow(abi::ip(event.client), (event.client_port, event.server_port), event.flow_start)
 }

@@ -193,6 +193,11 @@ impl Engine {
         self.clients.get(*id).map(|client| client.view(*id, now))
     }
 
+    /// Whether an exchange of this client has been taken in, and is remembered.
+    pub fn knows(&self, id: &ClientId) -> bool {
+        self.clients.get(*id).is_some()
+    }
+
     /// A client of which no exchange has ended, as one that was seen is shown.
     pub fn silent_client(id: ClientId, first_seen: Nanos, now: Nanos) -> ClientView {
         Client::new(first_seen).view(id, now)

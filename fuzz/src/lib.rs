@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use hydrometer_agent::{
     hello::Hellos,
     identity::Identities,
+    known::Known,
     replay::{Captured, Replay},
     traffic::Traffic,
 };
@@ -50,6 +51,7 @@ pub enum Side {
 pub struct Host {
     replay: Replay,
     hellos: Hellos,
+    known: Known,
     identities: Identities,
     time: u64,
     counters: Counters,
@@ -98,7 +100,8 @@ impl Host {
             identities: identities.expect("there is no secret to be opened"),
             counters: replay.counters(),
             replay,
-            hellos: Hellos::new(64),
+            hellos: Hellos::default(),
+            known: Known::new(64),
             time: 1,
             clients: HashMap::new(),
             seen: [0; 2],
@@ -175,7 +178,7 @@ impl Host {
         self.time += 1_000_000;
         self.replay.captured(&Captured { time: self.time, len: bytes.len() as u32, bytes });
         for (event, bytes) in self.replay.hellos() {
-            self.hellos.take(&event, &bytes);
+            self.hellos.take(&event, &bytes, &mut self.known);
         }
         for (event, bytes) in self.replay.heads() {
             self.identities.take(&event, &bytes);

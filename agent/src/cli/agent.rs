@@ -72,7 +72,8 @@ async fn check(config: &Config) -> anyhow::Result<()> {
             units::bytes(program.jited_bytes.into()),
         ))?;
     }
-    let memory: u64 = status.maps.iter().map(|map| map.memory_bytes).sum();
-    output::print(&format!("maps: {} of kernel memory\n", units::bytes(memory as f64)))?;
+    output::print(&format!("maps: {} of kernel memory\n", units::bytes(status.map_bytes as f64)))?;
+    let tables: u64 = status.tables.iter().map(|table| table.memory_bytes).sum();
+    output::print(&format!("tables: up to {} of the agent's own\n", units::bytes(tables as f64)))?;
     output::print("hydrometer agent would run; nothing was attached\n")
 }

@@ -383,6 +383,8 @@ pub struct Status {
     pub programs: Vec<Program>,
     /// Kernel maps.
     pub maps: Vec<Map>,
+    /// Memory of the maps and of the agent.
+    pub memory: Option<Memory>,
     /// Services watched.
     pub services: Vec<Service>,
     /// Packets since start.
@@ -459,6 +461,30 @@ pub struct Map {
     /// Entries it can hold.
     pub capacity: u64,
     /// Kernel memory.
+    pub memory_bytes: u64,
+}
+
+/// Memory that the agent is the reason for.
+#[derive(Debug, Serialize)]
+pub struct Memory {
+    /// Kernel memory of all maps.
+    pub maps_bytes: u64,
+    /// Memory of the process that is its own; `null` where it cannot be told.
+    pub process_bytes: Option<u64>,
+    /// What the process keeps of flows.
+    pub tables: Vec<Table>,
+}
+
+/// One table of the process.
+#[derive(Debug, Serialize)]
+pub struct Table {
+    /// What is in it.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+    /// Memory it takes when it is full.
     pub memory_bytes: u64,
 }
 

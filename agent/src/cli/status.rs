@@ -5,7 +5,9 @@
 use std::{fmt::Write as _, path::Path};
 
 use clap::Args;
-use hydrometer_proto::v1::{ControlPlaneLink, GetStatusRequest, GetStatusResponse, Interfaces, MapStatus};
+use hydrometer_proto::v1::{
+    ControlPlaneLink, GetStatusRequest, GetStatusResponse, Interfaces, MapStatus, Memory,
+};
 use jiff::Timestamp;
 
 use super::{
@@ -52,6 +54,7 @@ pub fn render(status: &GetStatusResponse, now: Timestamp, paint: Paint) -> Strin
         interfaces(status.interfaces.as_ref(), paint),
         packets(status, paint),
         maps(&status.maps, paint),
+        memory(status.memory.as_ref(), paint),
         programs(status, paint),
     ];
     sections.join("\n")
@@ -253,6 +256,40 @@ fn maps(maps: &[MapStatus], paint: Paint) -> String {
         ]);
     }
     grid.finish()
+}
+
+/// What it takes, in all and for flows.
+fn memory(memory: Option<&Memory>, paint: Paint) -> String {
+    let Some(memory) = memory else { return String::new() };
+    let process = units::or_absent(memory.process_bytes.map(|bytes| bytes as f64), units::bytes);
+    let maps = units::bytes(memory.maps_bytes as f64);
+    let mut text = format!(
+        "{:<15} {}\n",
+        "memory",
+        paint.text(Tone::Plain, &format!("kernel maps {maps}, agent {process}"))
+    );
+    let mut grid = Grid::new(
+        paint,
+        &[
+            ("KEPT BY THE AGENT", Align::Left),
+            ("ENTRIES", Align::Right),
+            ("CAPACITY", Align::Right),
+            ("MEMORY", Align::Right),
+        ],
+    );
+    for table in &memory.tables {
+        grid.row(
+            [
+                table.name.clone(),
+                units::count(table.entries),
+                units::count(table.capacity),
+                units::bytes(table.memory_bytes as f64),
+            ]
+            .map(|text| (Tone::Plain, text)),
+        );
+    }
+    text.push_str(&grid.finish());
+    text
 }
 
 fn programs(status: &GetStatusResponse, paint: Paint) -> String {

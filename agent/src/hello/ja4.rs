@@ -58,6 +58,14 @@ impl Ja4 {
         Some(Self(text))
     }
 
+    /// One of many, for tests.
+    #[cfg(test)]
+    pub(crate) fn numbered(number: u64) -> Self {
+        let mut text = [0; LEN];
+        write!(&mut text[..], "t13d1516h2_{number:012x}_{NO_HASH}").unwrap();
+        Self(text)
+    }
+
     /// As text.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).unwrap_or_default()

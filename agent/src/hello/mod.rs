@@ -1,8 +1,8 @@
-//! From the first bytes of connections to JA4 fingerprints, and from those, and from the round trips of their
-//! handshakes, to exchanges.
+//! From the first bytes of connections to JA4 fingerprints.
 //!
-//! In flow the events of the library (`hydrometer_ebpf::hello`), from the kernel or from a replay; exchanges get
-//! the fingerprint and the round trips of their flow. Invariant: memory is bounded, whatever comes; what is given up is counted.
+//! In flow the events of the library (`hydrometer_ebpf::hello`), from the kernel or from a replay; what they tell, the
+//! round trips of the handshakes, too, goes to what is known of each flow. Invariant: memory is bounded, whatever comes;
+//! what is given up is counted.
 
 mod ja4;
 mod quic;
@@ -13,11 +13,11 @@ use hydrometer_ebpf::{
     hello::{HelloEvent, Tells},
     packet::UDP,
 };
-use hydrometer_engine::{Exchange, RoundTrips};
 
 pub use self::ja4::{Carrier, Ja4};
 use crate::{
     assembly::{self, Assembly},
+    known::Known,
     recent::Recent,
     wire,
 };
@@ -29,47 +29,34 @@ const HANDSHAKE: u8 = 22;
 /// Type of the handshake message.
 const CLIENT_HELLO: u8 = 1;
 
-/// How flows began: fingerprints, round trips.
+/// ClientHellos that are put together.
 #[derive(Debug)]
 pub struct Hellos {
-    /// By the number of their flow.
-    known: Recent<Ja4>,
-    /// Of which a part has come.
+    /// Of which a part has come, by the number of their flow.
     unfinished: Recent<Begin>,
     /// Those that could not be read.
     unreadable: u64,
-    /// Those of the handshakes, by the number of their flow.
-    round_trips: Recent<RoundTrips>,
+}
+
+impl Default for Hellos {
+    fn default() -> Self {
+        Self { unfinished: Recent::new(MAX_UNFINISHED), unreadable: 0 }
+    }
 }
 
 impl Hellos {
-    /// Remembers the begins of up to `flows` flows.
-    pub fn new(flows: usize) -> Self {
-        Self {
-            known: Recent::new(flows),
-            unfinished: Recent::new(MAX_UNFINISHED),
-            unreadable: 0,
-            round_trips: Recent::new(flows),
-        }
-    }
-
-    /// Takes an event, and the bytes that it tells of.
-    pub fn take(&mut self, event: &HelloEvent, bytes: &[u8]) {
+    /// Takes an event, and the bytes that it tells of; what they tell of their flow is `known` from then on.
+    pub fn take(&mut self, event: &HelloEvent, bytes: &[u8], known: &mut Known) {
         let flow = wire::hello_flow(event);
-        let round_trip = Some(Duration::from_micros(event.position.into()));
         match event.tells() {
-            Tells::Bytes => self.hello(flow, event, bytes),
-            Tells::TcpRoundTrip => self.round_trips.insert(flow, RoundTrips { tcp: round_trip, tls: None }),
-            Tells::TlsRoundTrip => {
-                let tcp = self.round_trips.get(flow).and_then(|known| known.tcp);
-                self.round_trips.insert(flow, RoundTrips { tcp, tls: round_trip });
-            }
+            Tells::Bytes => self.hello(flow, event, bytes, known),
+            handshake => known.round_trip(flow, handshake, Duration::from_micros(event.position.into())),
         }
     }
 
     /// Takes bytes of a ClientHello.
-    fn hello(&mut self, flow: u64, event: &HelloEvent, bytes: &[u8]) {
-        if event.position != 0 && self.known.get(flow).is_some() {
+    fn hello(&mut self, flow: u64, event: &HelloEvent, bytes: &[u8], known: &mut Known) {
+        if event.position != 0 && known.has_ja4(flow) {
             return;
         }
         let mut begin = self.unfinished.remove(flow).unwrap_or_else(|| Begin::of(event));
@@ -77,21 +64,10 @@ impl Hellos {
         match begin.hello() {
             Hello::Unfinished => self.unfinished.insert(flow, begin),
             Hello::Whole(message) => match Ja4::of(begin.carrier(), &message) {
-                Some(ja4) => self.known.insert(flow, ja4),
+                Some(ja4) => known.ja4(flow, ja4),
                 None => self.unreadable += 1,
             },
             Hello::Other => self.unreadable += 1,
-        }
-    }
-
-    /// Gives an exchange the fingerprint and the round trips of its flow. All events from before the exchange must have been
-    /// taken.
-    pub fn identify(&mut self, exchange: &mut Exchange) {
-        if let Some(ja4) = self.known.get(exchange.flow) {
-            exchange.ja4 = Some(ja4.to_string());
-        }
-        if let Some(&mut round_trips) = self.round_trips.get(exchange.flow) {
-            exchange.round_trips = round_trips;
         }
     }
 
@@ -201,21 +177,21 @@ mod tests {
         fn whatever_comes_memory_is_bounded(
             events in vec((0_u16..9000, prop_oneof![Just(0_u32), any::<u32>(), 0_u32..300], bytes()), 1..60),
         ) {
-            let mut hellos = Hellos::new(16);
+            let (mut hellos, mut known) = (Hellos::default(), Known::new(16));
             for (client_port, position, bytes) in &events {
                 let event = HelloEvent { client_port: *client_port, position: *position, ..HelloEvent::default() };
-                hellos.take(&event, bytes);
-                prop_assert!(hellos.known.len() <= 16 && hellos.unfinished.len() <= MAX_UNFINISHED);
+                hellos.take(&event, bytes, &mut known);
+                prop_assert!(known.tables()[0].entries <= 16 && hellos.unfinished.len() <= MAX_UNFINISHED);
             }
         }
     }
 
     #[test]
     fn a_part_that_never_comes_is_given_up_and_counted() {
-        let mut hellos = Hellos::new(16);
+        let (mut hellos, mut known) = (Hellos::default(), Known::new(16));
         for client in 0..10_000_u32 {
             let event = HelloEvent { client: [0, 0, 0, client], ..HelloEvent::default() };
-            hellos.take(&event, &[22, 3, 1, 2, 0, 1, 0]);
+            hellos.take(&event, &[22, 3, 1, 2, 0, 1, 0], &mut known);
         }
         assert!(hellos.unfinished.len() <= MAX_UNFINISHED);
         assert_eq!(hellos.lost() + hellos.unfinished.len() as u64, 10_000);

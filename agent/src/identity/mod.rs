@@ -8,7 +8,7 @@ mod api_key;
 mod forwarded;
 mod proxy_protocol;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hydrometer_ebpf::{
     abi::{self, ExchangeEvent},
@@ -22,7 +22,12 @@ pub use self::{
     api_key::{Secret, SecretError},
     forwarded::ForwardedHeader,
 };
-use crate::{assembly::Assembly, recent::Recent, wire};
+use crate::{
+    assembly::Assembly,
+    known::{Table, TableStatus},
+    recent::Recent,
+    wire,
+};
 
 /// Heads and PROXY headers that are put together at a time: 4 MiB at most.
 const MAX_UNFINISHED: usize = 2048;
@@ -55,7 +60,7 @@ pub struct Identities {
     api_keys: Option<ApiKeys>,
     prefix: Ipv6Prefix,
     /// What PROXY headers said, by the number of their flow.
-    flows: Recent<Statement>,
+    flows: Table<Source>,
     /// Who asks, by [`request_key`].
     requests: Recent<Client>,
     /// Of which a part has come; PROXY headers as request 0.
@@ -63,6 +68,11 @@ pub struct Identities {
     /// What could not be read.
     unreadable: u64,
 }
+
+/// Where a connection comes from, by its PROXY header: an IPv6 address, or an IPv4 address as one; zeros where it is
+/// the proxy's own.
+#[derive(Clone, Copy, Debug, Default)]
+struct Source([u8; 16]);
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +96,10 @@ impl Identities {
     pub fn new(proxies: Proxies, prefix: Ipv6Prefix, flows: usize) -> Result<Self, SecretError> {
         Ok(Self {
             api_keys: proxies.api_keys.as_ref().map(ApiKeys::open).transpose()?,
+            // Nobody says anything where nobody is trusted.
+            flows: Table::new(if proxies.trusted.is_empty() { 1 } else { flows }),
             proxies,
             prefix,
-            flows: Recent::new(flows),
             requests: Recent::new(MAX_REQUESTS),
             unfinished: Recent::new(MAX_UNFINISHED),
             unreadable: 0,
@@ -109,7 +120,7 @@ impl Identities {
         let begin = assembly.begin();
         if event.turn == 0 {
             match proxy_protocol::read(begin) {
-                Ok(Some(statement)) => self.flows.insert(flow, statement),
+                Ok(Some(statement)) => *self.flows.entry(flow) = statement.into(),
                 Ok(None) if begin.len() < MAX_HEAD as usize => self.unfinished.insert(key, assembly),
                 Ok(None) | Err(_) => self.unreadable += 1,
             }
@@ -138,10 +149,8 @@ impl Identities {
             return Ok(Head::Of(Client::Key(key)));
         }
         // Where the connection comes from, as far as a PROXY header tells.
-        let source = match self.flows.get(flow) {
-            Some(Statement::Client(address)) => *address,
-            Some(Statement::Local) | None => abi::ip(event.client),
-        };
+        let source = self.flows.get(flow).and_then(|source| source.address());
+        let source = source.unwrap_or_else(|| abi::ip(event.client));
         let client = forwarded::client(&self.proxies, source, request.headers);
         Ok(client.map_or(Head::Nobody, |address| Head::Of(Client::Address(address))))
     }
@@ -152,12 +161,8 @@ impl Identities {
         if !self.proxies.trust(source) {
             return;
         }
-        let by_flow = match self.flows.get(exchange.flow) {
-            Some(Statement::Client(address)) if !self.proxies.trust(*address) => {
-                Some(Client::Address(*address))
-            }
-            _ => None,
-        };
+        let by_flow = self.flows.get(exchange.flow).and_then(|source| source.address());
+        let by_flow = by_flow.filter(|&address| !self.proxies.trust(address)).map(Client::Address);
         let by_request = self.requests.remove(request_key(exchange.flow, event.turn));
         (exchange.client, exchange.identity) = match by_request.or(by_flow) {
             Some(Client::Address(address)) => (ClientId::new(address, self.prefix), Identity::Forwarded),
@@ -166,10 +171,52 @@ impl Identities {
         };
     }
 
+    /// The walk that is under way has met `flow`.
+    pub(crate) fn see(&mut self, flow: u64) {
+        self.flows.see(flow);
+    }
+
+    /// `flow` has gone.
+    pub(crate) fn forget(&mut self, flow: u64) {
+        self.flows.remove(flow);
+    }
+
+    /// A walk over all flows has ended: what was said on those it did not meet will soon be forgotten.
+    pub(crate) fn walked(&mut self) {
+        self.flows.walked();
+    }
+
+    /// Flows that were forgotten to make room.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.flows.forgotten()
+    }
+
+    /// What PROXY headers said.
+    pub(crate) fn table(&self) -> TableStatus {
+        self.flows.status("proxied flows")
+    }
+
     /// Heads and PROXY headers that could not be read, of which a part never came, or that were forgotten before
     /// their request was answered.
     pub fn lost(&self) -> u64 {
         self.unreadable + self.unfinished.dropped() + self.requests.dropped()
+    }
+}
+
+impl Source {
+    fn address(self) -> Option<IpAddr> {
+        let address = Ipv6Addr::from(self.0);
+        (!address.is_unspecified()).then(|| IpAddr::V6(address).to_canonical())
+    }
+}
+
+impl From<Statement> for Source {
+    fn from(statement: Statement) -> Self {
+        Self(match statement {
+            Statement::Client(IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
+            Statement::Client(IpAddr::V6(address)) => address.octets(),
+            Statement::Local => [0; 16],
+        })
     }
 }
 

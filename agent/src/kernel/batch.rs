@@ -39,7 +39,7 @@ pub(super) struct Batches<K, V> {
 
 /// How a piece ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub enum Progress {
     /// There may be more.
     More,
     /// The walk is over; the next piece begins anew.

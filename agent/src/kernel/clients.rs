@@ -7,10 +7,9 @@ use hydrometer_ebpf::{
     abi::{Address, address, ip},
     client::Client,
 };
-use hydrometer_engine::{ClientId, Ipv6Prefix};
+use hydrometer_engine::{ClientId, Ipv6Prefix, Nanos};
 
 use super::{
-    ClientSnapshot,
     batch::{Batches, Progress},
     clock,
     evictions::{Evictions, Ledger},
@@ -20,8 +19,6 @@ type Words = [u64; size_of::<Client>() / 8];
 
 /// Entries read at a time.
 const PIECE: usize = 1024;
-/// Pieces read in one sweep.
-const PIECES: usize = 16;
 
 /// The client map.
 #[derive(Debug)]
@@ -36,12 +33,53 @@ pub(super) struct Clients {
     evictions: Evictions,
 }
 
+/// Counters of one client at one moment, read from the kernel. Exact.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientSnapshot {
+    /// Who.
+    pub id: ClientId,
+    /// First packet.
+    pub first_seen: Nanos,
+    /// Last packet.
+    pub last_seen: Nanos,
+    /// Packets from the client.
+    pub ingress_packets: u64,
+    /// IP bytes from the client.
+    pub ingress_bytes: u64,
+    /// Packets to the client.
+    pub egress_packets: u64,
+    /// IP bytes to the client.
+    pub egress_bytes: u64,
+    /// TCP SYNs.
+    pub syns: u64,
+    /// Connections on which the client sent data.
+    pub connections: u64,
+    /// Requests begun.
+    pub requests: u64,
+    /// Exchanges ended.
+    pub exchanges: u64,
+    /// Application bytes asked, over ended exchanges.
+    pub request_bytes: u64,
+    /// Application bytes answered, over ended exchanges.
+    pub answer_bytes: u64,
+}
+
 /// What a walk over the map found.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Found {
     entries: u64,
-    /// Those who have sent data. An address that sent no more than a SYN may be anybody's.
-    senders: Vec<ClientId>,
+    /// Those who have sent data, and were not known otherwise.
+    others: u64,
+}
+
+/// A walk over everyone who has sent data.
+#[derive(Debug)]
+pub struct ClientWalk(Batches<Address, Words>);
+
+impl Default for ClientWalk {
+    fn default() -> Self {
+        Self(Batches::new(PIECE, [0; 4], Client::default().into()))
+    }
 }
 
 impl Clients {
@@ -72,11 +110,6 @@ impl Clients {
         self.last.entries
     }
 
-    /// Who has sent data, as of the last complete walk.
-    pub(super) fn senders(&self) -> &[ClientId] {
-        &self.last.senders
-    }
-
     /// The map's descriptor.
     pub(super) fn fd(&self) -> &MapFd {
         self.map.map().fd()
@@ -87,25 +120,36 @@ impl Clients {
         self.evictions.count()
     }
 
-    /// Walks on. `programs` reads what they have done to the map.
-    pub(super) fn sweep(&mut self, programs: impl Fn() -> io::Result<Ledger>) -> io::Result<()> {
+    /// Walks on by a piece. `programs` reads what they have done to the map. At the end, returns how many have sent
+    /// data that are not known otherwise.
+    pub(super) fn sweep(
+        &mut self,
+        programs: impl Fn() -> io::Result<Ledger>,
+        is_known: impl Fn(&ClientId) -> bool,
+    ) -> io::Result<Option<u64>> {
         self.evictions.walk(programs()?);
-        for _ in 0..PIECES {
-            let found = &mut self.found;
-            let progress = self.pieces.next(self.map.map().fd(), |key, words| {
-                found.entries += 1;
-                if Client::from(*words).connections.get() > 0 {
-                    found.senders.push(ClientId::new(ip(*key), self.prefix));
-                }
-            })?;
-            if progress == Progress::End {
-                self.last = std::mem::take(&mut self.found);
-                self.evictions.walked(programs()?, self.last.entries);
-                break;
-            }
+        let (found, prefix) = (&mut self.found, self.prefix);
+        let progress = self.pieces.next(self.map.map().fd(), |key, words| {
+            found.entries += 1;
+            found.others += u64::from(sender(key, words, prefix).is_some_and(|client| !is_known(&client)));
+        })?;
+        if progress == Progress::More {
+            return Ok(None);
         }
-        Ok(())
+        self.last = std::mem::take(&mut self.found);
+        self.evictions.walked(programs()?, self.last.entries);
+        Ok(Some(self.last.others))
     }
+
+    /// Goes on with another walk by a piece, and adds to `found` everyone in it who has sent data.
+    pub(super) fn walk_on(&self, walk: &mut ClientWalk, found: &mut Vec<ClientId>) -> io::Result<Progress> {
+        walk.0.next(self.map.map().fd(), |key, words| found.extend(sender(key, words, self.prefix)))
+    }
+}
+
+/// The client of an entry, if it has sent data. An address that sent no more than a SYN may be anybody's.
+fn sender(key: &Address, words: &Words, prefix: Ipv6Prefix) -> Option<ClientId> {
+    (Client::from(*words).connections.get() > 0).then(|| ClientId::new(ip(*key), prefix))
 }
 
 /// The client map's key for a client, where the kernel can know of it.

@@ -80,6 +80,15 @@ pub enum KernelError {
         #[source]
         source: MapError,
     },
+    /// A map could not be walked over.
+    #[error("cannot walk over the kernel map {map}")]
+    Walk {
+        /// Which.
+        map: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A pin could not be made or removed.
     #[error(
         "cannot pin to {path}: {why}; mount bpffs there (`mount -t bpf bpf /sys/fs/bpf`) or turn pinning off"

@@ -1,35 +1,32 @@
-//! The flow map, swept: exchanges that are over although nothing says so, flows that are closed, and
-//! which flows a client has.
+//! The flow map, swept: exchanges that are over although nothing says so, and flows that are closed; and walked, for
+//! whoever asks which flows a client has.
 //!
 //! The kernel ends an exchange when the client asks again or the connection closes. A client that keeps
 //! its connection idle has its last exchange reported from here, once it has been quiet.
 //!
-//! Invariant: an exchange is handed out once. What the sweep has handed out is remembered until the
-//! kernel's own record of it comes, which is then dropped.
+//! Invariants: an exchange is handed out once. What the sweep has handed out is remembered until the
+//! kernel's own record of it comes, which is then dropped. Nothing here grows with the number of flows.
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
-    io,
-    time::Duration,
-};
+use std::{cmp::Reverse, io, net::IpAddr, time::Duration};
 
 use aya::maps::{Array, HashMap as Map, IterableMap as _, MapData, MapFd};
 use hydrometer_ebpf::{
     abi::{self, Address, DERIVED, ExchangeEvent, FlowKey, StreamKey, client_key, ip},
     flow::{Flow, UNCHECKED},
     http2_tls::Estimate,
-    packet::{TCP, UDP},
 };
-use hydrometer_engine::{ClientId, Nanos, Service};
+use hydrometer_engine::{Accuracy, ClientId, Nanos, Protocol, Service};
 
 use super::{
-    FlowSnapshot,
     batch::{Batches, Progress},
     clients, clock,
     evictions::{Evictions, Ledger},
 };
-use crate::wire::{self, Ended};
+use crate::{
+    identity::Identities,
+    known::{Ending, Known},
+    wire::{self, Ended},
+};
 
 type Key = [u32; size_of::<FlowKey>() / 4];
 type Words = [u64; size_of::<Flow>() / 8];
@@ -38,18 +35,8 @@ pub(super) type Estimates = Map<MapData, Key, [u64; size_of::<Estimate>() / 8]>;
 
 /// Entries read at a time.
 const PIECE: usize = 1024;
-/// Pieces read in one sweep: the rest waits for the next.
-const PIECES: usize = 64;
 /// How long a closed flow stays for those who look, nanoseconds.
 const CLOSED_STAYS: u64 = 5_000_000_000;
-
-/// One turn of one flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Turn {
-    flow: FlowKey,
-    flow_start: u64,
-    number: u32,
-}
 
 /// The flow map and what the sweep remembers.
 pub(super) struct Flows {
@@ -58,36 +45,80 @@ pub(super) struct Flows {
     /// HTTP/2 streams. Their ends show, so the sweep leaves them alone.
     streams: Map<MapData, [u32; 12], Words>,
     estimates: Estimates,
-    pass: Pass,
-    /// The pass before: complete.
-    last: Pass,
-    /// Handed out by the sweep, not yet by the kernel.
-    handed_out: HashMap<Turn, HandedOut>,
+    /// Entries that the walk under way has met.
+    met: u64,
+    /// Entries that the walk before met.
+    entries: u64,
     /// Answers that went on after they had been handed out.
     resumed: u64,
     tickets: Array<MapData, u32>,
     ipv6_mask: Address,
-    passes: u64,
     evictions: Evictions,
     /// Flows that the sweep has removed.
     removed: u64,
 }
 
-/// An exchange as the sweep handed it out.
-#[derive(Clone, Copy, Debug)]
-struct HandedOut {
-    /// The walk that last saw it open.
-    pass: u64,
-    answer_bytes: u64,
+/// One live flow, read from the kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlowSnapshot {
+    /// Client side.
+    pub client: IpAddr,
+    /// Client port.
+    pub client_port: u16,
+    /// Service side.
+    pub service: Service,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// First packet.
+    pub first_seen: Nanos,
+    /// Last packet.
+    pub last_seen: Nanos,
+    /// Requests begun.
+    pub requests: u64,
+    /// Application bytes from the client.
+    pub request_bytes: u64,
+    /// Application bytes to the client.
+    pub answer_bytes: u64,
+    /// An answer is outstanding.
+    pub in_progress: bool,
+    /// Accuracy of these figures.
+    pub accuracy: Accuracy,
+    /// How far an estimate of the requests is to be believed, from 0 to 1.
+    pub confidence: Option<f32>,
 }
 
-/// What one walk over the map found.
-#[derive(Debug, Default)]
-struct Pass {
-    by_client: HashMap<Address, Vec<FlowKey>>,
-    entries: u64,
-    /// Closed for long enough, with their first packet.
-    closed: Vec<(FlowKey, u64)>,
+/// What userspace keeps of flows: the walk says which there are.
+pub(super) struct Kept<'a> {
+    pub(super) known: &'a mut Known,
+    pub(super) identities: &'a mut Identities,
+}
+
+impl Kept<'_> {
+    fn see(&mut self, flow: u64) {
+        self.known.see(flow);
+        self.identities.see(flow);
+    }
+
+    fn forget(&mut self, flow: u64) {
+        self.known.forget(flow);
+        self.identities.forget(flow);
+    }
+
+    fn walked(&mut self) {
+        self.known.walked();
+        self.identities.walked();
+    }
+}
+
+/// A walk over the flow map in search of one client's flows.
+#[derive(Debug)]
+pub struct FlowWalk {
+    client: Address,
+    pieces: Batches<Key, Words>,
+    /// The most recent ones so far.
+    found: Vec<FlowSnapshot>,
+    /// How many of them are wanted.
+    limit: usize,
 }
 
 impl Flows {
@@ -104,23 +135,20 @@ impl Flows {
             pieces: Batches::new(PIECE, FlowKey::default().into(), Flow::default().into()),
             streams,
             estimates,
-            pass: Pass::default(),
-            last: Pass::default(),
-            handed_out: HashMap::new(),
+            met: 0,
+            entries: 0,
             resumed: 0,
             tickets,
-            passes: 0,
             evictions: Evictions::default(),
             removed: 0,
         }
     }
 
-    /// Whether the sweep has handed this exchange out; it is then forgotten. An answer that went on after
-    /// that is counted.
-    pub(super) fn was_handed_out(&mut self, event: &ExchangeEvent) -> bool {
-        let Some(handed_out) = self.handed_out.remove(&Turn::of(event)) else { return false };
-        self.resumed += u64::from(event.answer_bytes > handed_out.answer_bytes);
-        true
+    /// Whether the sweep has handed this exchange out. An answer that went on after that is counted.
+    pub(super) fn was_handed_out(&mut self, event: &ExchangeEvent, known: &mut Known) -> bool {
+        let ending = known.end(event);
+        self.resumed += u64::from(ending == Ending::Resumed);
+        ending != Ending::First
     }
 
     /// Answers that went on after they had been handed out.
@@ -130,7 +158,7 @@ impl Flows {
 
     /// Entries, as of the last complete walk.
     pub(super) fn entries(&self) -> u64 {
-        self.last.entries
+        self.entries
     }
 
     /// Flows that the kernel evicted, as far as walks have told.
@@ -143,32 +171,39 @@ impl Flows {
         [self.map.map().fd(), self.streams.map().fd(), self.estimates.map().fd()]
     }
 
-    /// Walks on, and hands out answered exchanges that have been quiet for `quiet`.
+    /// Walks on by a piece, and hands out answered exchanges that have been quiet for `quiet`.
     /// `programs` reads what they have done to the map.
     pub(super) fn sweep(
         &mut self,
         quiet: Duration,
         programs: impl Fn() -> io::Result<Ledger>,
+        kept: &mut Kept<'_>,
         out: &mut Vec<Ended>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Progress> {
         let quiet = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
         self.evictions.walk(programs()?);
-        for _ in 0..PIECES {
-            if self.piece(Some(quiet), out)? == Progress::End {
-                let programs = programs()?;
-                let removed = programs.removed + self.removed;
-                self.evictions.walked(Ledger { removed, ..programs }, self.last.entries);
-                break;
-            }
+        let progress = self.piece(Some(quiet), kept, out)?;
+        if progress == Progress::End {
+            let programs = programs()?;
+            let removed = programs.removed + self.removed;
+            self.evictions.walked(Ledger { removed, ..programs }, self.entries);
         }
-        Ok(())
+        Ok(progress)
     }
 
-    /// Walks the maps from begin to end and hands out every exchange that is open.
-    pub(super) fn flush(&mut self, out: &mut Vec<Ended>) -> io::Result<()> {
+    /// Begins a walk over all maps that hands out every exchange that is open.
+    pub(super) fn begin_flush(&mut self) {
         self.pieces.restart();
-        self.pass = Pass::default();
-        while self.piece(None, out)? == Progress::More {}
+        self.met = 0;
+    }
+
+    /// A piece of it.
+    pub(super) fn flush(&mut self, kept: &mut Kept<'_>, out: &mut Vec<Ended>) -> io::Result<Progress> {
+        self.piece(None, kept, out)
+    }
+
+    /// Hands out every HTTP/2 stream that is open.
+    pub(super) fn flush_streams(&self, out: &mut Vec<Ended>) -> io::Result<()> {
         let mut pieces = Batches::new(PIECE, [0; 12], Flow::default().into());
         let epoch = clock::epoch();
         let mut stream = |key: &[u32; 12], words: &Words| {
@@ -180,63 +215,71 @@ impl Flows {
     }
 
     /// One piece.
-    fn piece(&mut self, quiet: Option<u64>, out: &mut Vec<Ended>) -> io::Result<Progress> {
+    fn piece(
+        &mut self,
+        quiet: Option<u64>,
+        kept: &mut Kept<'_>,
+        out: &mut Vec<Ended>,
+    ) -> io::Result<Progress> {
         let mut reader = Reader {
             now: clock::monotonic(),
             epoch: clock::epoch(),
             quiet,
-            pass: &mut self.pass,
-            passes: self.passes,
-            handed_out: &mut self.handed_out,
+            met: 0,
+            closed: Vec::new(),
+            kept,
             estimates: &self.estimates,
             tickets: &self.tickets,
-            ipv6_mask: self.ipv6_mask,
             out,
         };
         let progress =
             self.pieces.next(self.map.map().fd(), |key, words| reader.entry((*key).into(), words))?;
+        let Reader { met, closed, .. } = reader;
+        self.met += met;
+        for (key, first_seen) in closed {
+            self.remove(&key, first_seen, kept);
+        }
         if progress == Progress::End {
-            self.end_pass();
+            self.entries = std::mem::take(&mut self.met);
+            kept.walked();
         }
         Ok(progress)
     }
 
-    fn end_pass(&mut self) {
-        self.last = std::mem::take(&mut self.pass);
-        for (key, first_seen) in std::mem::take(&mut self.last.closed) {
-            // The ports may be in use again.
-            let is_closed = self
-                .read(&key)
-                .is_some_and(|flow| flow.closed.get() != 0 && flow.first_seen.get() == first_seen);
-            if is_closed {
-                // It may have been evicted meanwhile.
-                let removed = u64::from(self.map.remove(&key.into()).is_ok());
-                self.removed += removed;
-                self.last.entries -= removed;
-            }
+    /// Removes a flow that is closed, unless its ports are in use again.
+    fn remove(&mut self, key: &FlowKey, first_seen: u64, kept: &mut Kept<'_>) {
+        let is_closed =
+            self.read(key).is_some_and(|flow| flow.closed.get() != 0 && flow.first_seen.get() == first_seen);
+        // It may have been evicted meanwhile.
+        if is_closed && self.map.remove(&(*key).into()).is_ok() {
+            self.removed += 1;
+            self.met -= 1;
+            kept.forget(wire::key_flow(key, first_seen));
         }
-        // A flow that was evicted will never send its record.
-        let passes = self.passes;
-        self.handed_out.retain(|_, handed_out| handed_out.pass + 1 >= passes);
-        self.passes += 1;
     }
 
     fn read(&self, key: &FlowKey) -> Option<Flow> {
         self.map.get(&(*key).into(), 0).ok().map(Flow::from)
     }
 
-    /// Flows of one client as they are now, most recent first.
-    pub(super) fn of(&self, client: &ClientId, limit: usize) -> Vec<FlowSnapshot> {
-        let Some(client) = clients::key(client) else { return Vec::new() };
-        let keys =
-            self.last.by_client.get(&client).into_iter().chain(self.pass.by_client.get(&client)).flatten();
-        let unique: HashSet<_> = keys.collect();
+    /// Walks on by a piece.
+    pub(super) fn walk_on(&self, walk: &mut FlowWalk) -> io::Result<Progress> {
         let epoch = clock::epoch();
-        let mut flows: Vec<_> =
-            unique.into_iter().filter_map(|key| Some(self.snapshot(key, self.read(key)?, epoch))).collect();
-        flows.sort_by_key(|flow| Reverse(flow.last_seen));
-        flows.truncate(limit);
-        flows
+        let FlowWalk { client, pieces, found, limit } = walk;
+        let progress = pieces.next(self.map.map().fd(), |key, words| {
+            let key = FlowKey::from(*key);
+            if client_key(&key.client, &self.ipv6_mask) == *client {
+                let flow = Flow::from(*words);
+                if flow.is_proven() {
+                    found.push(self.snapshot(&key, flow, epoch));
+                }
+            }
+        })?;
+        if found.len() > *limit {
+            found.sort_by_key(|flow| Reverse(flow.last_seen));
+            found.truncate(*limit);
+        }
+        Ok(progress)
     }
 
     fn snapshot(&self, key: &FlowKey, mut flow: Flow, epoch: Nanos) -> FlowSnapshot {
@@ -269,38 +312,53 @@ impl Flows {
     }
 }
 
+impl FlowWalk {
+    /// Of the most recent ones, at most `limit`; `None` where the kernel cannot know of the client.
+    pub fn new(client: &ClientId, limit: usize) -> Option<Self> {
+        let pieces = Batches::new(PIECE, FlowKey::default().into(), Flow::default().into());
+        Some(Self { client: clients::key(client)?, pieces, found: Vec::new(), limit })
+    }
+
+    /// What was found, most recent first.
+    pub fn found(mut self) -> Vec<FlowSnapshot> {
+        self.found.sort_by_key(|flow| Reverse(flow.last_seen));
+        self.found
+    }
+}
+
 /// Reads entries of one piece.
-struct Reader<'a> {
+struct Reader<'a, 'b> {
     now: u64,
     epoch: Nanos,
     /// Quiet for this long is over; `None`: everything is.
     quiet: Option<u64>,
-    pass: &'a mut Pass,
-    passes: u64,
-    handed_out: &'a mut HashMap<Turn, HandedOut>,
+    /// Entries met.
+    met: u64,
+    /// Closed for long enough, with their first packet.
+    closed: Vec<(FlowKey, u64)>,
+    kept: &'a mut Kept<'b>,
     estimates: &'a Estimates,
     tickets: &'a Array<MapData, u32>,
-    ipv6_mask: Address,
     out: &'a mut Vec<Ended>,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     fn entry(&mut self, key: FlowKey, words: &Words) {
         let flow = Flow::from(*words);
-        self.pass.entries += 1;
+        self.met += 1;
         if !flow.is_proven() {
             return;
         }
-        let client_key = client_key(&key.client, &self.ipv6_mask);
-        self.pass.by_client.entry(client_key).or_default().push(key);
+        let first_seen = flow.first_seen.get();
+        self.kept.see(wire::key_flow(&key, first_seen));
         if flow.closed.get() != 0 && self.now.saturating_sub(last_seen(&flow)) > CLOSED_STAYS {
-            self.pass.closed.push((key, flow.first_seen.get()));
+            self.closed.push((key, first_seen));
         }
         if let Some(estimate) = estimate(self.estimates, &key, &flow) {
             let answered = flow.answered.records.get() > 0;
             let over = self.quiet.is_none() || answered && self.is_quiet(flow.answered.last.get());
             for event in estimate.open(&flow, &key).filter(|_| over) {
-                self.hand_out(key, &event);
+                self.hand_out(&event);
             }
             return;
         }
@@ -312,7 +370,7 @@ impl Reader<'_> {
         if let Some(event) = flow.open(&key)
             && (self.quiet.is_none() || self.is_answered(&flow, &event) && self.is_quiet(event.last))
         {
-            self.hand_out(key, &event);
+            self.hand_out(&event);
         }
     }
 
@@ -322,14 +380,10 @@ impl Reader<'_> {
     }
 
     /// Hands an exchange out, unless it has been.
-    fn hand_out(&mut self, key: FlowKey, event: &ExchangeEvent) {
-        let turn = Turn { flow: key, flow_start: event.flow_start, number: event.turn };
-        if let Some(before) = self.handed_out.get_mut(&turn) {
-            before.pass = self.passes;
-            return;
+    fn hand_out(&mut self, event: &ExchangeEvent) {
+        if self.kept.known.hand_out(event) {
+            self.out.push(Ended { event: *event, epoch: self.epoch });
         }
-        self.handed_out.insert(turn, HandedOut { pass: self.passes, answer_bytes: event.answer_bytes });
-        self.out.push(Ended { event: *event, epoch: self.epoch });
     }
 
     /// Whether there is an answer, where a lone record as long as the service's session tickets is none.
@@ -340,20 +394,6 @@ impl Reader<'_> {
         }
         let learned = self.tickets.get(&u32::from(event.server_port & 0xff), 0).unwrap_or(0);
         learned != u32::from(event.server_port.to_be()) << 16 | pending
-    }
-}
-
-impl Turn {
-    fn of(event: &ExchangeEvent) -> Self {
-        let is_quic = abi::Protocol::from_number(event.protocol) == abi::Protocol::Quic;
-        let flow = FlowKey {
-            client: event.client,
-            server: event.server,
-            client_port: event.client_port.to_be(),
-            server_port: event.server_port.to_be(),
-            transport: u32::from(if is_quic { UDP } else { TCP }),
-        };
-        Self { flow, flow_start: event.flow_start, number: event.turn }
     }
 }
 

@@ -72,6 +72,8 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, KernelError> {
     };
     let globals = Globals::new(&options.traffic, sizes);
     let mut loader = EbpfLoader::new();
+    // The programs read none of the kernel's structures, whose description takes megabytes.
+    loader.btf(None);
     globals.set(&mut loader);
     let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, true)

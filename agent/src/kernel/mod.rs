@@ -11,6 +11,7 @@ mod clock;
 mod error;
 mod evictions;
 mod flows;
+mod heap;
 mod interfaces;
 mod load;
 mod selection;
@@ -18,7 +19,7 @@ mod status;
 mod vantages;
 mod wakeup;
 
-use std::{fmt, io, net::IpAddr, os::fd::AsFd, time::Duration};
+use std::{fmt, io, os::fd::AsFd, time::Duration};
 
 use aya::{
     Ebpf,
@@ -30,23 +31,32 @@ use hydrometer_ebpf::{
     head::HeadEvent,
     hello::HelloEvent,
 };
-use hydrometer_engine::{Accuracy, ClientId, Exchange, Ipv6Prefix, Nanos, Protocol, Service};
+use hydrometer_engine::{ClientId, Exchange, Ipv6Prefix, Service};
 
 pub use self::{
     attach::{AttachOptions, Neighbour, Position, PositionError, Way},
+    batch::Progress,
+    clients::{ClientSnapshot, ClientWalk},
     error::KernelError,
+    flows::{FlowSnapshot, FlowWalk},
     interfaces::Interface,
     load::{Globals, HOOKS, OBJECT, Sizes, stages, trust},
     selection::{Pattern, PatternError, Selection},
+    status::map_memory,
 };
 use self::{
-    clients::Clients, evictions::Ledger, flows::Flows, interfaces::Interfaces, vantages::Vantages,
+    clients::Clients,
+    evictions::Ledger,
+    flows::{Flows, Kept},
+    interfaces::Interfaces,
+    vantages::Vantages,
     wakeup::Wakeup,
 };
 use crate::{
     heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
+    known::{Known, TableStatus},
     pipelining::Pipelines,
     traffic::Traffic,
     wire::{self, Ended},
@@ -64,6 +74,8 @@ pub struct KernelOptions {
     pub max_flows: u32,
     /// Entries of the client table.
     pub max_clients: u32,
+    /// Clients the heads of whose requests are remembered: as many as the engine knows, with whose memory they count.
+    pub known_clients: usize,
     /// Open HTTP/2 streams in clear text, and HTTP/2 connections in clear text and in TLS, that are followed at a
     /// time.
     pub max_streams: u32,
@@ -168,66 +180,6 @@ pub struct InterfaceStatus {
     pub vanished: u64,
 }
 
-/// Counters of one client at one moment, read from the kernel. Exact.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClientSnapshot {
-    /// Who.
-    pub id: ClientId,
-    /// First packet.
-    pub first_seen: Nanos,
-    /// Last packet.
-    pub last_seen: Nanos,
-    /// Packets from the client.
-    pub ingress_packets: u64,
-    /// IP bytes from the client.
-    pub ingress_bytes: u64,
-    /// Packets to the client.
-    pub egress_packets: u64,
-    /// IP bytes to the client.
-    pub egress_bytes: u64,
-    /// TCP SYNs.
-    pub syns: u64,
-    /// Connections on which the client sent data.
-    pub connections: u64,
-    /// Requests begun.
-    pub requests: u64,
-    /// Exchanges ended.
-    pub exchanges: u64,
-    /// Application bytes asked, over ended exchanges.
-    pub request_bytes: u64,
-    /// Application bytes answered, over ended exchanges.
-    pub answer_bytes: u64,
-}
-
-/// One live flow, read from the kernel.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FlowSnapshot {
-    /// Client side.
-    pub client: IpAddr,
-    /// Client port.
-    pub client_port: u16,
-    /// Service side.
-    pub service: Service,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// First packet.
-    pub first_seen: Nanos,
-    /// Last packet.
-    pub last_seen: Nanos,
-    /// Requests begun.
-    pub requests: u64,
-    /// Application bytes from the client.
-    pub request_bytes: u64,
-    /// Application bytes to the client.
-    pub answer_bytes: u64,
-    /// An answer is outstanding.
-    pub in_progress: bool,
-    /// Accuracy of these figures.
-    pub accuracy: Accuracy,
-    /// How far an estimate of the requests is to be believed, from 0 to 1.
-    pub confidence: Option<f32>,
-}
-
 /// One loaded program.
 #[derive(Clone, Debug)]
 pub struct ProgramStatus {
@@ -270,8 +222,12 @@ pub struct Loss {
 pub struct KernelStatus {
     /// Programs.
     pub programs: Vec<ProgramStatus>,
-    /// Maps.
+    /// The maps that grow with the traffic, and the ring buffer.
     pub maps: Vec<MapStatus>,
+    /// Kernel memory of all maps, bytes.
+    pub map_bytes: u64,
+    /// What the agent itself keeps of flows.
+    pub tables: Vec<TableStatus>,
     /// Losses, every stage, also those at 0.
     pub losses: Vec<Loss>,
     /// Packets seen, ingress.
@@ -288,6 +244,12 @@ pub struct KernelStatus {
 
 /// Exchanges drained at a time, so that whoever asks meanwhile is answered.
 const DRAIN_AT_ONCE: usize = 65_536;
+/// Of those, how many wait to be handed on at a time.
+const HAND_ON: usize = 1024;
+/// Pieces of the flow map that are read in one sweep: the rest waits for the next.
+const FLOW_PIECES: usize = 64;
+/// Likewise, of the client map.
+const CLIENT_PIECES: usize = 16;
 
 /// The loaded programs and their maps. Dropping it detaches everything that is not pinned.
 pub struct Kernel {
@@ -296,8 +258,11 @@ pub struct Kernel {
     /// Followed once attached.
     interfaces: Option<Interfaces>,
     ring: RingBuf<MapData>,
+    /// What has ended and is about to be handed on.
+    ended: Vec<Ended>,
     hello_ring: RingBuf<MapData>,
     hellos: Hellos,
+    known: Known,
     head_ring: RingBuf<MapData>,
     identities: Identities,
     heads: HeadSizes,
@@ -310,6 +275,8 @@ pub struct Kernel {
     clients: Clients,
     ipv6_prefix: Ipv6Prefix,
     counters: PerCpuArray<MapData, Counters>,
+    /// Kernel memory of all maps: allocated when they are made.
+    map_bytes: u64,
     sweep_failures: u64,
 }
 
@@ -317,6 +284,8 @@ impl Kernel {
     /// Loads and verifies the programs; attaches nothing.
     pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
         let mut ebpf = load::object(options)?;
+        // What cannot be told is shown as nothing.
+        let map_bytes = map_memory().unwrap_or_default();
         let log = EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Load(error.to_string()))?;
         let ring = load::take(&mut ebpf, "EXCHANGES")?;
         let hello_ring = load::take(&mut ebpf, "HELLOS")?;
@@ -333,16 +302,19 @@ impl Kernel {
         let clients = Clients::new(load::take(&mut ebpf, "CLIENTS")?, options.traffic.ipv6_prefix);
         let counters = load::take(&mut ebpf, "COUNTERS")?;
         load::programs(&mut ebpf, options.attach.way)?;
+        heap::trim();
         Ok(Self {
             ebpf,
             vantages: Vantages::new(options.interfaces.clone(), options.attach.clone(), options.pin),
             interfaces: None,
             ring,
             hello_ring,
-            hellos: Hellos::new(options.max_flows as usize),
+            ended: Vec::new(),
+            hellos: Hellos::default(),
+            known: Known::new(options.max_flows as usize),
             head_ring,
             identities,
-            heads: HeadSizes::new(options.max_clients as usize),
+            heads: HeadSizes::new(options.known_clients),
             pipelines: Pipelines::new(),
             wakeups: None,
             log,
@@ -350,6 +322,7 @@ impl Kernel {
             clients,
             ipv6_prefix: options.traffic.ipv6_prefix,
             counters,
+            map_bytes,
             sweep_failures: 0,
         })
     }
@@ -392,26 +365,36 @@ impl Kernel {
         }
     }
 
-    /// Moves finished exchanges into `out`, as many as can be handled at once; the rest waits.
-    pub fn drain(&mut self, out: &mut Vec<Ended>) {
+    /// Hands finished exchanges on to `take`, as many as can be handled at once; the rest waits.
+    pub fn drain(&mut self, mut take: impl FnMut(Exchange)) {
         let epoch = clock::epoch();
-        for _ in 0..DRAIN_AT_ONCE {
-            let Some(item) = self.ring.next() else { break };
-            if let Some(event) = ExchangeEvent::from_bytes(&item)
-                && !self.flows.was_handed_out(&event)
+        for _ in 0..DRAIN_AT_ONCE / HAND_ON {
+            let mut read = 0;
+            while read < HAND_ON
+                && let Some(item) = self.ring.next()
             {
-                self.pipelines.take(event, |event| out.push(Ended { event, epoch }));
+                read += 1;
+                if let Some(event) = ExchangeEvent::from_bytes(&item)
+                    && !self.flows.was_handed_out(&event, &mut self.known)
+                {
+                    let ended = &mut self.ended;
+                    self.pipelines.take(event, |event| ended.push(Ended { event, epoch }));
+                }
+            }
+            self.hand_on(&mut take);
+            if read < HAND_ON {
+                break;
             }
         }
     }
 
-    /// What has ended as exchanges, with what the begins of their connections and their proxies tell. What has ended
-    /// comes first, and then what was seen before is read: so nothing that is known by then is missing.
-    pub fn exchanges(&mut self, ended: impl IntoIterator<Item = Ended>) -> impl Iterator<Item = Exchange> {
+    /// Hands on what has ended, with what the begins of their connections and their proxies tell. What has ended
+    /// came first, and now what was seen before is read: so nothing that is known by then is missing.
+    fn hand_on(&mut self, take: &mut impl FnMut(Exchange)) {
         for _ in 0..DRAIN_AT_ONCE {
             let Some(item) = self.hello_ring.next() else { break };
             if let Some((event, bytes)) = HelloEvent::from_bytes(&item) {
-                self.hellos.take(&event, bytes);
+                self.hellos.take(&event, bytes, &mut self.known);
             }
         }
         for _ in 0..DRAIN_AT_ONCE {
@@ -420,43 +403,79 @@ impl Kernel {
                 self.identities.take(&event, bytes);
             }
         }
-        ended.into_iter().map(|Ended { event, epoch }| {
+        for Ended { event, epoch } in self.ended.drain(..) {
             let mut exchange = wire::exchange(&event, epoch, self.ipv6_prefix);
-            self.hellos.identify(&mut exchange);
+            self.known.identify(&mut exchange);
             self.identities.identify(&event, &mut exchange);
             self.heads.tell(&event, &mut exchange);
-            exchange
-        })
+            take(exchange);
+        }
     }
 
-    /// Walks a part of the flow table and moves exchanges whose answer has been quiet for `quiet`
-    /// into `out`; each exchange comes out of `drain` or `sweep` once, never both. Call it every
-    /// second or so.
-    pub fn sweep(&mut self, quiet: Duration, out: &mut Vec<Ended>) {
-        let counters = &self.counters;
-        let programs = |entered, removed| move || Ledger::read(counters, entered, removed);
-        let flows = programs(Counter::FlowEntered, Some(Counter::NewcomerDisplaced));
-        let clients = programs(Counter::ClientEntered, None);
-        let swept = [("flow", self.flows.sweep(quiet, flows, out)), ("client", self.clients.sweep(clients))];
-        for (map, result) in swept {
-            if let Err(error) = result {
-                self.sweep_failed(map, &error);
+    /// Walks a part of the flow table and hands on exchanges whose answer has been quiet for `quiet`;
+    /// each exchange comes out of `drain` or `sweep` once, never both. Call it every second or so.
+    pub fn sweep(&mut self, quiet: Duration, mut take: impl FnMut(Exchange)) {
+        for _ in 0..FLOW_PIECES {
+            let counters = &self.counters;
+            let programs = || Ledger::read(counters, Counter::FlowEntered, Some(Counter::NewcomerDisplaced));
+            let mut kept = Kept { known: &mut self.known, identities: &mut self.identities };
+            let swept = self.flows.sweep(quiet, programs, &mut kept, &mut self.ended);
+            self.hand_on(&mut take);
+            if self.swept("flow", swept) == Progress::End {
+                break;
             }
         }
     }
 
+    /// Walks a part of the client table. Call it every second or so. Whoever `is_known` is not counted among those
+    /// that it finds; returns how many others have sent data, when it has come to the end.
+    pub fn sweep_clients(&mut self, is_known: impl Fn(&ClientId) -> bool) -> Option<u64> {
+        for _ in 0..CLIENT_PIECES {
+            let counters = &self.counters;
+            let programs = || Ledger::read(counters, Counter::ClientEntered, None);
+            match self.clients.sweep(programs, &is_known) {
+                Ok(Some(others)) => return Some(others),
+                Ok(None) => {}
+                Err(error) => {
+                    self.sweep_failed("client", &error);
+                    break;
+                }
+            }
+        }
+        None
+    }
+
     /// Like `sweep`, for every exchange still open, whole table: call it once, before the end.
-    pub fn flush(&mut self, out: &mut Vec<Ended>) {
-        self.drain(out);
+    pub fn flush(&mut self, mut take: impl FnMut(Exchange)) {
+        self.drain(&mut take);
+        self.flows.begin_flush();
         let mut open = Vec::new();
-        if let Err(error) = self.flows.flush(&mut open) {
-            self.sweep_failed("flow", &error);
+        loop {
+            let mut kept = Kept { known: &mut self.known, identities: &mut self.identities };
+            let flushed = self.flows.flush(&mut kept, &mut open);
+            for Ended { event, epoch } in open.drain(..) {
+                let ended = &mut self.ended;
+                self.pipelines.take(event, |event| ended.push(Ended { event, epoch }));
+            }
+            self.hand_on(&mut take);
+            if self.swept("flow", flushed) == Progress::End {
+                break;
+            }
         }
-        for Ended { event, epoch } in open {
-            self.pipelines.take(event, |event| out.push(Ended { event, epoch }));
+        if let Err(error) = self.flows.flush_streams(&mut self.ended) {
+            self.sweep_failed("stream", &error);
         }
-        let epoch = clock::epoch();
-        self.pipelines.flush(|event| out.push(Ended { event, epoch }));
+        let (ended, epoch) = (&mut self.ended, clock::epoch());
+        self.pipelines.flush(|event| ended.push(Ended { event, epoch }));
+        self.hand_on(&mut take);
+    }
+
+    /// How a walk over a map goes on: after a failure not at once.
+    fn swept(&mut self, map: &str, progress: io::Result<Progress>) -> Progress {
+        progress.unwrap_or_else(|error| {
+            self.sweep_failed(map, &error);
+            Progress::End
+        })
     }
 
     fn sweep_failed(&mut self, map: &str, error: &io::Error) {
@@ -469,9 +488,13 @@ impl Kernel {
         self.clients.get(id).map_err(|source| KernelError::Map { map: "CLIENTS", source })
     }
 
-    /// Everyone who has sent data, as of the last sweep, in no order.
-    pub fn client_ids(&self) -> &[ClientId] {
-        self.clients.senders()
+    /// Walks on by a piece, and adds to `found` everyone in it who has sent data.
+    pub fn walk_clients(
+        &self,
+        walk: &mut ClientWalk,
+        found: &mut Vec<ClientId>,
+    ) -> Result<Progress, KernelError> {
+        self.clients.walk_on(walk, found).map_err(|source| KernelError::Walk { map: "CLIENTS", source })
     }
 
     /// Whether this is where a trusted proxy is.
@@ -484,10 +507,9 @@ impl Kernel {
         }
     }
 
-    /// Live flows of one client, most recent first, at most `limit`. One that began since the last
-    /// sweep may be missing.
-    pub fn flows(&self, id: &ClientId, limit: usize) -> Result<Vec<FlowSnapshot>, KernelError> {
-        Ok(self.flows.of(id, limit))
+    /// Walks on by a piece in search of a client's live flows.
+    pub fn walk_flows(&self, walk: &mut FlowWalk) -> Result<Progress, KernelError> {
+        self.flows.walk_on(walk).map_err(|source| KernelError::Walk { map: "FLOWS", source })
     }
 
     /// Programs, maps, losses, packets.
@@ -495,60 +517,12 @@ impl Kernel {
         let counters =
             self.counters.get(&0, 0).map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
         let total = |counter: Counter| counters.iter().map(|core| core[counter as usize]).sum();
-        let losses = Counter::ALL.iter().filter(|counter| counter.is_loss());
-        let mut losses: Vec<_> = losses
-            .map(|&counter| Loss { stage: counter.name(), count: total(counter), meaning: counter.meaning() })
-            .collect();
-        losses.push(Loss {
-            stage: "flow_evicted",
-            count: self.flows.evicted(),
-            meaning: "The kernel dropped a flow for a newer one: it is followed no longer, or anew; raise \
-                      max_flows.",
-        });
-        losses.push(Loss {
-            stage: "client_evicted",
-            count: self.clients.evicted(),
-            meaning: "The kernel dropped a client for a newer one: its counters begin at 0 when it comes \
-                      back; raise max_clients.",
-        });
-        losses.push(Loss {
-            stage: "sweep",
-            count: self.sweep_failures,
-            meaning: "A kernel map could not be read; quiet exchanges are reported late.",
-        });
-        losses.push(Loss {
-            stage: "answer_resumed",
-            count: self.flows.resumed(),
-            meaning: "An answer paused for longer than `quiet` and went on: its exchange was reported \
-                      without the rest; raise quiet.",
-        });
-        losses.push(Loss {
-            stage: "hello_unread",
-            count: self.hellos.lost(),
-            meaning: "A ClientHello could not be read, or a part of it never came: that connection's exchanges \
-                      have no JA4.",
-        });
-        losses.push(Loss {
-            stage: "identity_unread",
-            count: self.identities.lost(),
-            meaning: "What a trusted proxy said could not be read, a part of it never came, or it was forgotten \
-                      before the request was answered: that request is shown as the proxy's own.",
-        });
-        losses.push(Loss {
-            stage: "pipelined",
-            count: self.pipelines.lost(),
-            meaning: "A connection with requests that waited for their answers was forgotten for others: they have no \
-                      exchanges.",
-        });
-        losses.push(Loss {
-            stage: "attach",
-            count: self.vantages.account().failures,
-            meaning: "An interface that is asked for could not be attached to; the status says why.",
-        });
         Ok(KernelStatus {
             programs: status::programs(&self.ebpf),
             maps: status::maps(self),
-            losses,
+            map_bytes: self.map_bytes,
+            tables: status::tables(self),
+            losses: status::losses(self, total),
             ingress_seen: total(Counter::IngressWatched) + total(Counter::IngressUnwatched),
             ingress_watched: total(Counter::IngressWatched),
             egress_seen: total(Counter::EgressWatched) + total(Counter::EgressUnwatched),

@@ -9,9 +9,9 @@ use hydrometer_proto::v1::{
     Client, ClientCounters, ClientIdentity, ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow,
     GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse, Head, Histogram, Impact,
     Interfaces, ListClientsRequest, ListClientsResponse, ListMutesRequest, ListMutesResponse, Loss,
-    MapStatus, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark, Series,
-    Service, Severity, UnmuteRequest, UnmuteResponse, UnwatchedInterface, WatchAnomaliesRequest,
-    WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
+    MapStatus, Memory, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark,
+    Series, Service, Severity, TableStatus, UnmuteRequest, UnmuteResponse, UnwatchedInterface,
+    WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
 use jiff::Timestamp;
@@ -344,6 +344,16 @@ pub fn status() -> GetStatusResponse {
                 memory_bytes: 8_392_704,
             },
         ],
+        memory: Some(Memory {
+            maps_bytes: 243_269_632,
+            process_bytes: Some(12_582_912),
+            tables: vec![TableStatus {
+                name: "flows".to_owned(),
+                entries: 120_331,
+                capacity: 131_072,
+                memory_bytes: 3_932_184,
+            }],
+        }),
         losses: vec![
             loss("ring_full", "exchange records did not fit into the ring buffer; enlarge it"),
             loss("flow_insert", "flows could not be tracked; enlarge the flow map"),

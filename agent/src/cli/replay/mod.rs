@@ -25,6 +25,7 @@ use crate::{
     heads::HeadSizes,
     hello::Hellos,
     identity::Identities,
+    known::Known,
     pipelining::Pipelines,
     replay::{
         Replay,
@@ -52,7 +53,7 @@ pub struct ReplayArgs {
     output: Output,
 }
 
-/// Flows whose fingerprint is remembered.
+/// Flows of which something is remembered.
 const MAX_FLOWS: usize = 1 << 18;
 /// Frames between two looks at the progress.
 const STRIDE: u64 = 1 << 14;
@@ -85,8 +86,9 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let ipv6_prefix = traffic.ipv6_prefix;
     let identities = Identities::new(traffic.proxies.clone(), ipv6_prefix, MAX_FLOWS)?;
     let replay = Replay::of(traffic, &args.services);
-    let (hellos, heads) = (Hellos::new(MAX_FLOWS), HeadSizes::new(MAX_FLOWS));
-    let mut reading = Reading { replay, hellos, identities, heads, pipelines: Pipelines::new(), ipv6_prefix };
+    let (hellos, known, heads) = (Hellos::default(), Known::new(MAX_FLOWS), HeadSizes::new(MAX_FLOWS));
+    let pipelines = Pipelines::new();
+    let mut reading = Reading { replay, hellos, known, identities, heads, pipelines, ipv6_prefix };
     let end = loop {
         match capture.next() {
             Ok(Some(frame)) => reading.replay.captured(&frame),
@@ -114,6 +116,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 struct Reading {
     replay: Replay,
     hellos: Hellos,
+    known: Known,
     identities: Identities,
     heads: HeadSizes,
     pipelines: Pipelines,
@@ -124,7 +127,7 @@ impl Reading {
     /// Lists the exchanges that ended with these events.
     fn list(&mut self, events: Vec<ExchangeEvent>, listing: &mut Listing) -> anyhow::Result<()> {
         for (event, bytes) in self.replay.hellos() {
-            self.hellos.take(&event, &bytes);
+            self.hellos.take(&event, &bytes, &mut self.known);
         }
         for (event, bytes) in self.replay.heads() {
             self.identities.take(&event, &bytes);
@@ -146,7 +149,7 @@ impl Reading {
     fn list_whole(&mut self, events: Vec<ExchangeEvent>, listing: &mut Listing) -> anyhow::Result<()> {
         for event in events {
             let mut exchange = wire::exchange(&event, Nanos(0), self.ipv6_prefix);
-            self.hellos.identify(&mut exchange);
+            self.known.identify(&mut exchange);
             self.identities.identify(&event, &mut exchange);
             self.heads.tell(&event, &mut exchange);
             listing.add(exchange)?;

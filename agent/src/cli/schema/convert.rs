@@ -4,8 +4,8 @@ use hydrometer_proto::v1;
 
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
-    Histogram, Impact, Interfaces, Map, Member, Mute, Packets, Program, Remark, Series, Service, Status,
-    UnwatchedInterface, Window,
+    Histogram, Impact, Interfaces, Map, Member, Memory, Mute, Packets, Program, Remark, Series, Service,
+    Status, Table, UnwatchedInterface, Window,
 };
 use crate::cli::words;
 
@@ -275,6 +275,7 @@ impl From<&v1::GetStatusResponse> for Status {
             interfaces: status.interfaces.as_ref().map(Interfaces::from),
             programs: all(&status.programs),
             maps: all(&status.maps),
+            memory: status.memory.as_ref().map(Memory::from),
             services: all(&status.services),
             packets: status.packets.as_ref().map(Packets::from),
             control_plane: status.control_plane.as_ref().map(ControlPlane::from),
@@ -333,6 +334,27 @@ impl From<&v1::MapStatus> for Map {
             entries: map.entries,
             capacity: map.capacity,
             memory_bytes: map.memory_bytes,
+        }
+    }
+}
+
+impl From<&v1::Memory> for Memory {
+    fn from(memory: &v1::Memory) -> Self {
+        Self {
+            maps_bytes: memory.maps_bytes,
+            process_bytes: memory.process_bytes,
+            tables: all(&memory.tables),
+        }
+    }
+}
+
+impl From<&v1::TableStatus> for Table {
+    fn from(table: &v1::TableStatus) -> Self {
+        Self {
+            name: table.name.clone(),
+            entries: table.entries,
+            capacity: table.capacity,
+            memory_bytes: table.memory_bytes,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod engine;
 mod load;
+mod memory;
 mod packets;
 mod paths;
 mod replay;
