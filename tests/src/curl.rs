@@ -37,7 +37,7 @@ pub fn ask_through(
         if n > 0 {
             command.arg("--next");
         }
-        command.args(["--silent", "--show-error", "--fail", "--max-time", "30", "--output", "/dev/null"]);
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "120", "--output", "/dev/null"]);
         command.args(["--interface", &address.to_string(), "--cacert"]).arg(nginx.certificate());
         // It would wait for a `100 Continue` before a long body, and nginx sends none.
         command.args(["--header", "Expect:"]);
