@@ -20,6 +20,7 @@ use crate::kernel::{AttachOptions, KernelOptions, PatternError, Position, Positi
 
 mod context;
 mod control_plane;
+mod judging;
 mod traffic;
 
 /// Where the secret of API keys is, unless that is set.
@@ -261,9 +262,6 @@ impl Settings {
         let quiet = span("quiet", self.quiet.as_deref().unwrap_or("1m"), &mut problems);
         let spool = self.control_plane.spool(&mut problems);
         let control_plane = self.control_plane.validate(&mut problems);
-        if let Err(error) = self.engine.validate() {
-            problems.add(format!("engine: {error}"));
-        }
         let context = ContextSettings {
             contract: self.contract,
             infrastructure: self.infrastructure,
@@ -271,15 +269,13 @@ impl Settings {
             mute: self.mute,
             acknowledgement: self.acknowledgement,
         };
-        let apart = self.contracts.as_deref().map(ContextSettings::read).transpose();
-        let apart = apart.unwrap_or_else(|error| {
-            problems.add(error.to_string());
-            None
-        });
-        let context = context.and(apart.unwrap_or_default());
-        let (context, releases) = context.validate(kernel.traffic.ipv6_prefix, &mut problems);
-        let mut engine = EngineConfig { context, ..self.engine };
-        engine.releases.extend(releases);
+        let engine = judging::engine(
+            self.engine,
+            context,
+            self.contracts.as_deref(),
+            kernel.traffic.ipv6_prefix,
+            &mut problems,
+        );
         problems.none_or(Config {
             node,
             socket: self.socket.unwrap_or_else(|| crate::cli::DEFAULT_SOCKET.into()),

@@ -349,7 +349,7 @@ pub fn kind_of(kind: v1::AnomalyKind) -> Option<AnomalyKind> {
     AnomalyKind::ALL.into_iter().find(|known| self::kind(*known) == kind)
 }
 
-fn severity(severity: Severity) -> v1::Severity {
+pub(crate) fn severity(severity: Severity) -> v1::Severity {
     match severity {
         Severity::Low => v1::Severity::Low,
         Severity::Medium => v1::Severity::Medium,

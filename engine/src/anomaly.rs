@@ -88,6 +88,25 @@ impl AnomalyKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// How many of a hundred anomalies of the kind are true, as a share: counted in generated places that are like those of
+    /// `cargo xtask eval --seeds`, by Laplace's rule of succession. How far evidence is beyond the threshold says nothing
+    /// more, since what is falsely accused looks like the real thing (docs/evaluation.md has the figures).
+    pub(crate) const fn confidence(self) -> f64 {
+        match self {
+            Self::BulkExtraction => 0.89,
+            Self::Flood | Self::Pivot => 0.91,
+            Self::ProxyRotation => 0.97,
+            Self::SlowDrip => 0.98,
+            Self::LowAndSlow
+            | Self::TemplateSweep
+            | Self::LogitHarvest
+            | Self::DenialOfWallet
+            | Self::Hydra => 0.99,
+            // Counted, not guessed.
+            Self::ContractExceeded => 1.0,
+        }
+    }
+
     /// What would have to be true for it to be harmless: what an analyst asks the client, or looks up.
     pub const fn benign_if(self) -> &'static str {
         match self {

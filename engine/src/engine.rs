@@ -369,7 +369,7 @@ impl Engine {
                 } else {
                     taken_by_last(&client.trail, account.evidence.exchanges, &self.services, prices)
                 };
-                let finding = account.finding(nats - threshold(), detector.scale(), last_seen, taken);
+                let finding = account.finding(kind, last_seen, taken);
                 let facts = Facts {
                     attention: &self.attention,
                     prices,

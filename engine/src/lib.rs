@@ -18,6 +18,7 @@ mod config;
 mod context;
 mod detector;
 mod engine;
+pub mod evaluation;
 mod exchange;
 pub mod histogram;
 mod impact;

@@ -90,7 +90,7 @@ pub enum ExchangeRecordError {
         /// Its value.
         value: f32,
     },
-    /// A time is negative, not finite, or beyond what can be represented.
+    /// A time is negative or not finite.
     #[error("field {field} is {value}: it must be zero or more, and finite")]
     Time {
         /// Name of the field.
@@ -98,7 +98,24 @@ pub enum ExchangeRecordError {
         /// Its value.
         value: f64,
     },
+    /// A figure is beyond what an exchange can have.
+    #[error("field {field} is {value}: it must be {most} or less")]
+    Absurd {
+        /// Name of the field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// The most that is believed.
+        most: f64,
+    },
 }
+
+/// The latest start that is believed, seconds: the year 2286.
+const MAX_START_S: f64 = 1e10;
+/// The longest that one exchange, or a part of it, may take, milliseconds: a day.
+const MAX_SPAN_MS: f64 = 86_400_000.0;
+/// The most bytes of one request or one answer: a tebibyte.
+const MAX_BYTES: u64 = 1 << 40;
 
 impl From<&Exchange> for ExchangeRecord {
     fn from(exchange: &Exchange) -> Self {
@@ -134,23 +151,23 @@ impl TryFrom<ExchangeRecord> for Exchange {
     type Error = ExchangeRecordError;
 
     fn try_from(record: ExchangeRecord) -> Result<Self, Self::Error> {
-        let start = seconds("start", record.start, record.start)?;
+        let start = time("start", record.start, MAX_START_S)?;
         Ok(Self {
-            start: Nanos::default() + start,
+            start: Nanos::default() + Duration::from_secs_f64(start),
             client: record.client.parse::<ClientId>()?,
             identity: record.client_identity,
             client_port: 0,
             service: Service { address: None, port: record.port },
             flow: record.flow,
-            request_bytes: record.req_bytes,
-            answer_bytes: record.resp_bytes,
+            request_bytes: bytes("req_bytes", record.req_bytes)?,
+            answer_bytes: bytes("resp_bytes", record.resp_bytes)?,
             heads: Heads {
                 request: head(record.req_head_bytes, record.req_head_accuracy),
                 answer: head(record.resp_head_bytes, record.resp_head_accuracy),
             },
             time_to_first_byte: optional_millis("ttfb_ms", record.ttfb_ms)?,
             time_to_first_token: optional_millis("ttft_ms", record.ttft_ms)?,
-            duration: seconds("duration_ms", record.duration_ms, record.duration_ms / 1e3)?,
+            duration: span("duration_ms", record.duration_ms)?,
             records: record.records,
             record_median: record.record_median,
             protocol: record.protocol,
@@ -178,15 +195,29 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn optional_millis(field: &'static str, value: Option<f64>) -> Result<Option<Duration>, ExchangeRecordError> {
-    value.map(|value| seconds(field, value, value / 1e3)).transpose()
+    value.map(|value| span(field, value)).transpose()
 }
 
 fn share(field: &'static str, value: f32) -> Result<f32, ExchangeRecordError> {
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(ExchangeRecordError::Share { field, value }) }
 }
 
-fn seconds(field: &'static str, value: f64, seconds: f64) -> Result<Duration, ExchangeRecordError> {
-    Duration::try_from_secs_f64(seconds).map_err(|_| ExchangeRecordError::Time { field, value })
+fn span(field: &'static str, millis: f64) -> Result<Duration, ExchangeRecordError> {
+    Ok(Duration::from_secs_f64(time(field, millis, MAX_SPAN_MS)? / 1e3))
+}
+
+/// A time that is zero or more, and `most` at most.
+fn time(field: &'static str, value: f64, most: f64) -> Result<f64, ExchangeRecordError> {
+    match value {
+        _ if !value.is_finite() || value < 0.0 => Err(ExchangeRecordError::Time { field, value }),
+        _ if value > most => Err(ExchangeRecordError::Absurd { field, value, most }),
+        _ => Ok(value),
+    }
+}
+
+fn bytes(field: &'static str, value: u64) -> Result<u64, ExchangeRecordError> {
+    let absurd = ExchangeRecordError::Absurd { field, value: value as f64, most: MAX_BYTES as f64 };
+    if value <= MAX_BYTES { Ok(value) } else { Err(absurd) }
 }
 
 #[cfg(test)]
@@ -257,6 +288,15 @@ mod tests {
             (ExchangeRecord { duration_ms: f64::NAN, ..good.clone() }, "field duration_ms is NaN"),
             (ExchangeRecord { ttfb_ms: Some(f64::INFINITY), ..good.clone() }, "field ttfb_ms is inf"),
             (ExchangeRecord { confidence: Some(1.1), ..good.clone() }, "field confidence is 1.1"),
+            (
+                ExchangeRecord { start: 1e11, ..good.clone() },
+                "field start is 100000000000: it must be 10000000000 or",
+            ),
+            (ExchangeRecord { resp_bytes: u64::MAX, ..good.clone() }, "field resp_bytes is 1844674407370955"),
+            (
+                ExchangeRecord { duration_ms: 1e8, ..good.clone() },
+                "field duration_ms is 100000000: it must be 86400000",
+            ),
             (ExchangeRecord { client: "me".into(), ..good }, "field client: \"me\" is not a client"),
         ];
         for (record, message) in cases {

@@ -27,11 +27,18 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// The changes of anomalies, and the summary behind them.
+fn parts(output: &Output) -> (Vec<Value>, Value) {
+    let lines = text(&output.stdout);
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let summary = lines.pop().unwrap()["summary"].take();
+    (lines, summary)
+}
+
 /// Clients of which an anomaly was opened.
 fn opened(output: &Output) -> BTreeSet<String> {
-    let anomalies = text(&output.stdout);
-    let anomalies = anomalies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let opened = anomalies.filter(|anomaly| anomaly["state"] == "open");
+    let (anomalies, _) = parts(output);
+    let opened = anomalies.iter().filter(|anomaly| anomaly["state"] == "open");
     opened.map(|anomaly| anomaly["client"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -88,10 +95,9 @@ fn found_knowing(context: &str) -> BTreeSet<(String, String)> {
     command.args(["detect", "-", "-o", "json", "--contracts"]).arg(&contracts);
     let output = fed(&mut command, recording().as_bytes()).unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let anomalies = text(&output.stdout);
-    let anomalies = anomalies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let (anomalies, _) = parts(&output);
     let word = |anomaly: &Value, field: &str| anomaly[field].as_str().unwrap().to_owned();
-    anomalies.map(|anomaly| (word(&anomaly, "client"), word(&anomaly, "kind"))).collect()
+    anomalies.iter().map(|anomaly| (word(anomaly, "client"), word(anomaly, "kind"))).collect()
 }
 
 #[test]
@@ -145,20 +151,28 @@ fn what_is_muted_is_counted_and_left_out_unless_it_is_asked_for() {
 #[test]
 fn a_line_that_is_no_exchange_is_named_and_all_others_are_judged() {
     let recording = recording();
-    let whole = detect(&recording, "json");
-    for (bad, reason) in [
-        ("{\"start\":1", "EOF while parsing"),
-        ("{\"start\":1}", "missing field `client`"),
-        (&recording.lines().next().unwrap().replace("198.51.100.11", "nobody"), "field client: \"nobody\""),
+    let (whole, _) = parts(&detect(&recording, "json"));
+    for (bad, reason, first) in [
+        ("{\"start\":1", "not_json", "EOF while parsing"),
+        ("{\"start\":1}", "missing_field", "missing field port"),
+        (
+            &recording.lines().next().unwrap().replace("198.51.100.11", "nobody"),
+            "client",
+            "field client: \"nobody\"",
+        ),
     ] {
         let lines: Vec<&str> = recording.lines().collect();
         let (before, after) = lines.split_at(lines.len() / 2);
         let output = detect(&format!("{}\n{bad}\n{}\n", before.join("\n"), after.join("\n")), "json");
-        assert_eq!(output.status.code(), Some(1));
-        let said = text(&output.stderr);
-        let place = format!("-, line {}: {reason}", before.len() + 1);
-        assert!(said.contains(&place), "{said}");
-        assert_eq!(output.stdout, whole.stdout);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let (anomalies, summary) = parts(&output);
+        assert_eq!(anomalies, whole);
+        let fault = &summary["faults"][reason];
+        assert_eq!(
+            (&fault["count"], &fault["lines"]),
+            (&Value::from(1), &Value::from(vec![before.len() + 1]))
+        );
+        assert!(fault["first"].as_str().unwrap().starts_with(first), "{fault}");
     }
 }
 
@@ -169,12 +183,13 @@ fn a_silence_of_years_is_passed_over() {
     assert!(output.status.success());
     assert_eq!(opened(&output).len(), 2);
     // The clock was set to that time: everything has closed.
-    let closed = text(&output.stdout).lines().filter(|line| line.contains("\"state\":\"closed\"")).count();
-    assert_eq!(closed, 2);
+    let (anomalies, _) = parts(&output);
+    assert_eq!(anomalies.iter().filter(|anomaly| anomaly["state"] == "closed").count(), 2);
 }
 
 #[test]
 fn nothing_is_found_in_nothing() {
-    assert_eq!(text(&detect("", "table").stdout), "no anomalies\n");
-    assert_eq!(text(&detect("\n", "json").stdout), "");
+    assert_eq!(text(&detect("", "table").stdout), "no anomalies\n\n0 exchanges of 0 clients\n");
+    let (anomalies, summary) = parts(&detect("\n", "json"));
+    assert_eq!((anomalies.len(), &summary["exchanges"]), (0, &Value::from(0)));
 }

@@ -16,11 +16,14 @@ pub mod client;
 pub mod clients;
 pub mod connect;
 pub mod detect;
+pub mod evaluate;
 pub mod mute;
 pub mod output;
+pub mod recording;
 pub mod replay;
 pub mod schema;
 pub mod status;
+pub mod tune;
 pub mod units;
 pub mod words;
 
@@ -54,6 +57,8 @@ enum Command {
     Status(status::StatusArgs),
     Replay(replay::ReplayArgs),
     Detect(detect::DetectArgs),
+    Evaluate(evaluate::EvaluateArgs),
+    Tune(tune::TuneArgs),
 }
 
 impl Cli {
@@ -73,6 +78,8 @@ impl Cli {
             Command::Status(args) => wait(status::run(args, &socket)),
             Command::Replay(args) => replay::run(&args),
             Command::Detect(args) => detect::run(&args),
+            Command::Evaluate(args) => evaluate::run(&args),
+            Command::Tune(args) => tune::run(&args),
         }
     }
 }

@@ -2,7 +2,10 @@
 //! same exchanges.
 
 pub mod pcap;
+mod reading;
 mod table;
 mod tables;
 
+pub(crate) use reading::MAX_FLOWS;
+pub use reading::Reading;
 pub use tables::{Captured, Replay};

@@ -1,8 +1,8 @@
 //! What the engine finds in labelled traffic, and what it costs.
 //!
-//! In flow recorded exchanges and their labels; out flow alerts for `score.py`, and its figures beside the ones to
-//! reach: for the whole recording, for halves of the clients and of the campaigns, and for parts of its days. The
-//! engine gets each exchange when it ended, once, and the time of the recording; it never sees a label.
+//! In flow recorded exchanges and their labels; out flow its figures beside the ones to reach: for the whole recording,
+//! for halves of the clients and of the campaigns, and for parts of its days. The engine gets each exchange when it
+//! ended, once, and the time of the recording; it never sees a label.
 
 mod generated;
 mod split;
@@ -14,27 +14,27 @@ mod traffic;
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, BufWriter, Write},
+    ops::Range,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use hydrometer_engine::{
-    ClientId, Engine, EngineConfig, Exchange, ExchangeRecord, Nanos, Release,
+    Engine, EngineConfig, Exchange, ExchangeRecord, Nanos, Release,
     anomaly::{Anomaly, State},
+    evaluation::{Alert, Evaluation, Labels},
 };
-use serde_json::{Value, json};
 
-use crate::split::{Labels, Split};
+use crate::split::{Halves, Split};
 
 /// Judge the engine by labelled traffic.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with dev.jsonl.zst, dev.labels.json and score.py
+    /// Folder with dev.jsonl.zst and dev.labels.json
     #[arg(default_value = "../shared/eval")]
     data: PathBuf,
-    /// Where alerts and labels of each part are left
+    /// Where alerts and labels of each part are left, as `score.py` reads them
     #[arg(long, default_value = "target/eval")]
     out: PathBuf,
     /// The whole recording only
@@ -43,12 +43,32 @@ struct Arguments {
     /// Also traffic generated from so many seeds, and its campaigns among the recording's benign clients
     #[arg(long, default_value_t = 0)]
     seeds: u64,
-    /// Also what is found of each kind without the rule that was made for it, for so many of the seeds
+    /// The first of those seeds
+    #[arg(long, default_value_t = 0)]
+    from_seed: u64,
+    /// Generated traffic only
+    #[arg(long)]
+    generated: bool,
+    /// Only what is found of each kind without the rule that was made for it, in so many generated places
     #[arg(long, default_value_t = 0)]
     without: u64,
+    /// False alarms that may be raised for 1,000 clients in a day
+    #[arg(long, default_value_t = EngineConfig::default().false_alarms)]
+    false_alarms: f64,
     /// Show each campaign, and each false alert
     #[arg(long)]
     explain: bool,
+}
+
+impl Arguments {
+    /// Settings as they come but for the budget, and what an operator would have announced.
+    fn with(&self, releases: Vec<Release>) -> EngineConfig {
+        EngineConfig { releases, false_alarms: self.false_alarms, ..EngineConfig::default() }
+    }
+
+    fn seeds(&self) -> Range<u64> {
+        self.from_seed..self.from_seed + self.seeds
+    }
 }
 
 /// One pass of the engine over some exchanges.
@@ -62,31 +82,37 @@ struct Run {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     fs::create_dir_all(&arguments.out)?;
+    if arguments.without > 0 {
+        return generated::leave_one_out(&arguments);
+    }
+    if arguments.generated {
+        return generated::judge(&arguments);
+    }
     let exchanges = read(&arguments.data.join("dev.jsonl.zst"))?;
-    let labels = Labels::read(&arguments.data.join("dev.labels.json"))?;
-    println!("{} exchanges of {} clients", exchanges.len(), labels.clients());
+    let halves = Halves::read(&arguments.data.join("dev.labels.json"))?;
+    println!("{} exchanges of {} clients", exchanges.len(), halves.clients());
     let splits = if arguments.whole { vec![Split::WHOLE] } else { Split::ALL.to_vec() };
     for split in splits {
-        let part: Vec<&Exchange> = exchanges.iter().filter(|exchange| split.has(exchange, &labels)).collect();
-        let run = run(&part, with(labels.releases()));
-        show(&arguments, split.name, &labels.of(&split), &run)?;
+        let part: Vec<&Exchange> = exchanges.iter().filter(|exchange| split.has(exchange, &halves)).collect();
+        let run = run(&part, arguments.with(halves.labels().releases()));
+        show(&arguments, split.name, &halves.of(&split), &run)?;
     }
     if arguments.seeds > 0 {
-        generated::judge(&arguments, arguments.seeds)?;
-        generated::judge_among(&arguments, arguments.seeds, &exchanges, &labels)?;
+        generated::judge(&arguments)?;
+        generated::judge_among(&arguments, &exchanges, &halves)?;
     }
     Ok(())
 }
 
-/// Scores a run and prints what came of it.
-fn show(arguments: &Arguments, name: &str, truth: &Value, run: &Run) -> Result<Value> {
-    let figures = score(arguments, name, truth, &run.alerts)?;
+/// Judges a run and prints what came of it.
+fn show(arguments: &Arguments, name: &str, truth: &Labels, run: &Run) -> Result<Evaluation> {
+    let evaluation = judged(arguments, name, truth, run)?;
     println!("\n== {name}");
     if arguments.explain {
-        explain(&figures, &run.alerts, truth);
+        explain(&evaluation, &run.alerts, truth);
     }
-    target::print(&figures, run);
-    Ok(figures)
+    target::print(&evaluation, run);
+    Ok(evaluation)
 }
 
 /// All exchanges, in the order in which they ended.
@@ -102,11 +128,6 @@ fn read(path: &Path) -> Result<Vec<Exchange>> {
     }
     exchanges.sort_by_key(|exchange| exchange.start + exchange.duration);
     Ok(exchanges)
-}
-
-/// Settings as they come, and what an operator would have announced.
-fn with(releases: Vec<Release>) -> EngineConfig {
-    EngineConfig { releases, ..EngineConfig::default() }
 }
 
 /// Feeds exchanges as they ended, and moves the time on once a second.
@@ -135,67 +156,30 @@ fn cpu_seconds() -> f64 {
     figures.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default() / 1e9
 }
 
-/// What `score.py` says.
-fn score(arguments: &Arguments, name: &str, truth: &Value, alerts: &[Anomaly]) -> Result<Value> {
+/// What a run is worth. Its alerts and their labels are left in files.
+fn judged(arguments: &Arguments, name: &str, truth: &Labels, run: &Run) -> Result<Evaluation> {
     let name = name.replace(' ', "-");
-    let labels_path = arguments.out.join(format!("{name}.labels.json"));
-    let alerts_path = arguments.out.join(format!("{name}.alerts.jsonl"));
-    fs::write(&labels_path, truth.to_string())?;
-    let mut out = BufWriter::new(File::create(&alerts_path)?);
-    for alert in alerts {
-        writeln!(out, "{}", line(alert))?;
+    fs::write(arguments.out.join(format!("{name}.labels.json")), serde_json::to_string(truth)?)?;
+    let mut out = BufWriter::new(File::create(arguments.out.join(format!("{name}.alerts.jsonl")))?);
+    let alerts: Vec<Alert> = run.alerts.iter().filter_map(Alert::of).collect();
+    for alert in &alerts {
+        writeln!(out, "{}", serde_json::to_string(alert)?)?;
     }
     out.flush()?;
-    drop(out);
-    let scorer = Command::new("python3")
-        .arg(arguments.data.join("score.py"))
-        .args([&labels_path, &alerts_path])
-        .arg("--json")
-        .output()
-        .context("cannot run python3")?;
-    ensure!(scorer.status.success(), "score.py: {}", String::from_utf8_lossy(&scorer.stderr));
-    Ok(serde_json::from_slice(&scorer.stdout)?)
+    Ok(Evaluation::of(truth, &alerts.into_iter().collect()))
 }
 
-fn line(alert: &Anomaly) -> Value {
-    json!({
-        "id": alert.id,
-        "t": alert.raised.as_secs_f64(),
-        "kind": alert.kind.name(),
-        "score": alert.score,
-        "clients": clients(alert).map(|client| client.to_string()).collect::<Vec<_>>(),
-    })
-}
-
-/// Whether most of those it accuses are not benign.
-fn is_true(alert: &Anomaly, truth: &Value) -> bool {
-    let accused = clients(alert).count();
-    clients(alert).filter(|client| role(truth, *client).is_none()).count() * 2 >= accused
-}
-
-/// The role of a benign client.
-fn role(truth: &Value, client: ClientId) -> Option<&str> {
-    truth["benign"][client.to_string()].as_str()
-}
-
-/// The members of a campaign, or the one client.
-fn clients(alert: &Anomaly) -> impl Iterator<Item = ClientId> + '_ {
-    let alone = alert.members.is_empty().then_some(alert.client);
-    alert.members.iter().map(|member| member.client).chain(alone)
-}
-
-fn explain(figures: &Value, alerts: &[Anomaly], truth: &Value) {
-    for campaign in figures["per_campaign"].as_array().into_iter().flatten() {
-        println!("{campaign}");
+fn explain(evaluation: &Evaluation, alerts: &[Anomaly], truth: &Labels) {
+    for campaign in &evaluation.per_campaign {
+        println!("{campaign:?}");
     }
     for alert in alerts.iter().filter(|alert| alert.state == State::Open) {
-        let what = if is_true(alert, truth) { "true" } else { "false" };
-        let role = role(truth, alert.client).unwrap_or("campaign");
         println!(
-            "{what}: {:.0} {} {} ({role}): {}",
+            "{:.0} {} {} ({}): {}",
             alert.raised.as_secs_f64(),
             alert.kind,
             alert.client,
+            truth.benign.get(&alert.client.to_string()).map_or("campaign", String::as_str),
             alert.evidence.summary
         );
     }

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
-use hydrometer_engine::{Exchange, Release};
-use serde_json::{Value, json};
+use hydrometer_engine::{Exchange, evaluation::Labels};
 
 pub(crate) const DAY: f64 = 86_400.0;
 
@@ -29,86 +28,57 @@ impl Split {
     ];
 
     /// Whether this exchange is in the part.
-    pub(crate) fn has(&self, exchange: &Exchange, labels: &Labels) -> bool {
+    pub(crate) fn has(&self, exchange: &Exchange, halves: &Halves) -> bool {
         let day = exchange.start.as_secs_f64() / DAY;
         let is_in_time = day >= self.days.0 && day < self.days.1;
-        is_in_time && self.half.is_none_or(|half| labels.half(&exchange.client.to_string()) == half)
+        is_in_time && self.half.is_none_or(|half| halves.half(&exchange.client.to_string()) == half)
     }
 }
 
-/// Who is who.
-pub(crate) struct Labels {
-    all: Value,
-    /// Half of each client.
+/// Whose exchanges are in which half.
+pub(crate) struct Halves {
+    labels: Labels,
     halves: BTreeMap<String, usize>,
 }
 
-impl Labels {
+impl Halves {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let all: Value = serde_json::from_slice(&text)?;
-        let mut halves = BTreeMap::new();
-        for (n, (client, _)) in all["benign"].as_object().context("benign is missing")?.iter().enumerate() {
-            halves.insert(client.clone(), n % 2);
+        let labels: Labels = serde_json::from_slice(&text)?;
+        labels.check()?;
+        let benign = labels.benign.keys().enumerate().map(|(n, client)| (client.clone(), n % 2));
+        let mut halves: BTreeMap<String, usize> = benign.collect();
+        for (n, campaign) in labels.campaigns.iter().enumerate() {
+            halves.extend(campaign.clients.iter().map(|client| (client.clone(), n % 2)));
         }
-        for (n, campaign) in campaigns(&all).enumerate() {
-            for client in clients(campaign) {
-                halves.insert(client.to_owned(), n % 2);
-            }
-        }
-        Ok(Self { all, halves })
+        Ok(Self { labels, halves })
     }
 
     pub(crate) fn clients(&self) -> usize {
         self.halves.len()
     }
 
-    /// What an operator would have announced.
-    pub(crate) fn releases(&self) -> Vec<Release> {
-        let port = self.all["release"]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        let at_s = self.all["release"]["t"].as_f64();
-        port.zip(at_s).map(|(port, at_s)| Release { port, at_s }).into_iter().collect()
+    /// All labels.
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.labels
     }
 
-    /// The role of a benign client.
-    pub(crate) fn role(&self, client: &str) -> Option<&str> {
-        self.all["benign"][client].as_str()
-    }
-
-    /// The labels of a part, as the scorer reads them.
-    pub(crate) fn of(&self, split: &Split) -> Value {
-        let is_in = |client: &str| split.half.is_none_or(|half| self.half(client) == half);
-        let benign = self.all["benign"].as_object().into_iter().flatten();
-        let kept: Vec<&Value> = campaigns(&self.all)
-            .filter(|campaign| clients(campaign).all(is_in))
-            .filter(|campaign| {
-                // A campaign of which most lies outside the part cannot be asked for.
-                let (start, end) = (number(campaign, "start") / DAY, number(campaign, "end") / DAY);
-                let inside = end.min(split.days.1) - start.max(split.days.0);
-                inside * 2.0 >= end - start
-            })
-            .collect();
-        json!({
-            "days": split.days.1 - split.days.0,
-            "release": self.all["release"],
-            "benign": benign.filter(|(client, _)| is_in(client)).collect::<BTreeMap<_, _>>(),
-            "campaigns": kept,
-        })
+    /// The labels of a part.
+    pub(crate) fn of(&self, split: &Split) -> Labels {
+        let is_in = |client: &String| split.half.is_none_or(|half| self.half(client) == half);
+        let mut labels = self.labels.clone();
+        labels.days = split.days.1 - split.days.0;
+        labels.benign.retain(|client, _| is_in(client));
+        labels.campaigns.retain(|campaign| {
+            // A campaign of which most lies outside the part cannot be asked for.
+            let (start, end) = (campaign.start / DAY, campaign.end / DAY);
+            let inside = end.min(split.days.1) - start.max(split.days.0);
+            campaign.clients.iter().all(is_in) && inside * 2.0 >= end - start
+        });
+        labels
     }
 
     fn half(&self, client: &str) -> usize {
         self.halves.get(client).copied().unwrap_or_default()
     }
-}
-
-fn campaigns(labels: &Value) -> impl Iterator<Item = &Value> {
-    labels["campaigns"].as_array().into_iter().flatten()
-}
-
-fn clients(campaign: &Value) -> impl Iterator<Item = &str> {
-    campaign["clients"].as_array().into_iter().flatten().filter_map(Value::as_str)
-}
-
-fn number(value: &Value, field: &str) -> f64 {
-    value[field].as_f64().unwrap_or_default()
 }

@@ -116,8 +116,6 @@ struct Campaign {
     first: ClientId,
     members: BTreeMap<ClientId, Part>,
     nats: f64,
-    /// Of them, over the threshold.
-    excess: f64,
     first_seen: Nanos,
     last_seen: Nanos,
     raised: Nanos,
@@ -187,7 +185,7 @@ impl Campaigns {
         let free = inner.iter().filter(|entry| !self.member_of.contains_key(&entry.client)).count();
         let together = || self.per_minute(inner.iter().map(|entry| entry.client), now);
         if free > 1 && nats >= bounds.threshold && (!profile.repeats || together() > bounds.busiest_minute) {
-            self.found(report, &profile, &inner, (nats, nats - bounds.threshold), now);
+            self.found(report, &profile, &inner, nats, now);
         }
     }
 
@@ -338,14 +336,7 @@ impl Campaigns {
         true
     }
 
-    fn found(
-        &mut self,
-        report: &Report<'_>,
-        profile: &Profile,
-        inner: &[&Entry],
-        (nats, excess): (f64, f64),
-        now: Nanos,
-    ) {
+    fn found(&mut self, report: &Report<'_>, profile: &Profile, inner: &[&Entry], nats: f64, now: Nanos) {
         let mut centre = *profile;
         for (n, entry) in inner.iter().enumerate() {
             centre.approach(&entry.profile, 1.0 / (n + 1) as f32);
@@ -382,7 +373,6 @@ impl Campaigns {
             first: report.client,
             members,
             nats,
-            excess,
             first_seen,
             last_seen: now,
             raised: now,
@@ -469,7 +459,7 @@ impl Campaign {
             kind: self.kind,
             state,
             severity: self.severity,
-            score: 1.0 - 0.1 * (-self.excess.max(0.0) / SCALE).exp(),
+            score: self.kind.confidence(),
             client: self.first,
             members: self.members.iter().map(|(client, part)| self.member(*client, part)).collect(),
             first_seen: self.first_seen,

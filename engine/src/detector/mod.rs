@@ -50,11 +50,10 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// As a finding with evidence of `excess` nats over the threshold, where e times fewer benign clients come for each
-    /// `scale`. At the threshold nine in ten are true: `cargo xtask eval` shows how many are.
-    pub(crate) fn finding(self, excess: f64, scale: f64, last_seen: Nanos, taken: Taken) -> Finding {
+    /// As a finding of `kind`, with what was taken until then.
+    pub(crate) fn finding(self, kind: AnomalyKind, last_seen: Nanos, taken: Taken) -> Finding {
         Finding {
-            score: 1.0 - 0.1 * (-excess.max(0.0) / scale).exp(),
+            score: kind.confidence(),
             severity: self.severity,
             first_seen: self.first_seen,
             last_seen,

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use serde_json::json;
+use hydrometer_engine::evaluation::LabelledCampaign;
 
 use super::{HOUR, Shape, Traffic};
 
@@ -42,8 +42,7 @@ impl Traffic {
     fn label(&mut self, kind: &str, clients: &[Ipv4Addr], start: f64, end: f64) {
         let clients: Vec<String> = clients.iter().map(ToString::to_string).collect();
         let (id, end) = (format!("v{:02}", self.campaigns.len()), end.min(self.end));
-        self.campaigns
-            .push(json!({ "id": id, "kind": kind, "clients": clients, "start": start, "end": end }));
+        self.campaigns.push(LabelledCampaign { id, kind: kind.to_owned(), clients, start, end });
     }
 
     fn start(&mut self) -> f64 {

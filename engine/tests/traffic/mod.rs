@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use hydrometer_engine::{
     Accuracy, ClientId, Ending, Exchange, Heads, Identity, Nanos, Protocol, Release, RoundTrips, Service,
+    evaluation::{LabelledCampaign, LabelledRelease, Labels},
 };
-use serde_json::{Value, json};
 
 use dice::Dice;
 
@@ -33,9 +33,9 @@ const STACKS: [&str; 7] = [
 /// Exchanges, and who is behind them.
 pub(crate) struct Traffic {
     /// As in a file of labels.
-    pub(crate) campaigns: Vec<Value>,
+    pub(crate) campaigns: Vec<LabelledCampaign>,
     /// Benign clients and their roles, as in a file of labels.
-    pub(crate) benign: BTreeMap<String, &'static str>,
+    pub(crate) benign: BTreeMap<String, String>,
     /// In no order until [`Traffic::sort`].
     pub(crate) exchanges: Vec<Exchange>,
     /// The model that appears meanwhile.
@@ -110,19 +110,14 @@ impl Traffic {
         self.exchanges.sort_by_key(|exchange| exchange.start + exchange.duration);
     }
 
-    pub(crate) fn days(&self) -> f64 {
-        self.end / DAY
-    }
-
     /// As in a file of labels.
-    #[allow(dead_code, reason = "the test judges without a file")]
-    pub(crate) fn labels(&self) -> Value {
-        json!({
-            "days": self.days(),
-            "release": { "port": self.release.port, "t": self.release.at_s },
-            "benign": self.benign,
-            "campaigns": self.campaigns,
-        })
+    pub(crate) fn labels(&self) -> Labels {
+        Labels {
+            days: self.end / DAY,
+            release: Some(LabelledRelease { port: self.release.port, t: self.release.at_s }),
+            benign: self.benign.clone(),
+            campaigns: self.campaigns.clone(),
+        }
     }
 
     /// What an application asks of a model: all sizes, an answer of a few hundred tokens.
@@ -154,7 +149,7 @@ impl Traffic {
     /// A new benign client.
     fn client(&mut self, role: &'static str) -> Ipv4Addr {
         let client = self.stranger();
-        self.benign.insert(client.to_string(), role);
+        self.benign.insert(client.to_string(), role.to_owned());
         client
     }
 

@@ -6,13 +6,14 @@ use anyhow::Context as _;
 use hydrometer_engine::{Accuracy, ClientId, Ending, Exchange};
 use serde::Serialize;
 
-use super::{MAX_FLOWS, Output};
+use super::Output;
 use crate::{
     cli::{
         output::{self, Align, Grid, Paint, Tone},
         units,
     },
     recent::Recent,
+    replay::MAX_FLOWS,
 };
 
 /// What a capture says about one client.

@@ -10,11 +10,12 @@ use std::{
 use anyhow::Context as _;
 use hydrometer_engine::{AnswerKind, AnswerLengths, Ending, Exchange, ExchangeRecord};
 
-use super::{MAX_FLOWS, Output};
+use super::Output;
 use crate::{
     cli::{output::Lines, units, words},
     ordered::Ordered,
     recent::Recent,
+    replay::MAX_FLOWS,
 };
 
 /// Prints exchanges while they come.

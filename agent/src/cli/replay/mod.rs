@@ -15,23 +15,17 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use hydrometer_ebpf::abi::{Counter, ExchangeEvent};
-use hydrometer_engine::{Exchange, Ipv6Prefix, Nanos, Service};
+use hydrometer_ebpf::abi::Counter;
+use hydrometer_engine::{Exchange, Service};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{clients::Clients, exchanges::Exchanges};
 use crate::{
     config::TrafficSettings,
-    heads::HeadSizes,
-    hello::Hellos,
-    identity::Identities,
-    known::Known,
-    pipelining::Pipelines,
     replay::{
-        Replay,
+        Reading, Replay,
         pcap::{Capture, Contents},
     },
-    wire,
 };
 
 /// Show the clients of a capture
@@ -53,8 +47,6 @@ pub struct ReplayArgs {
     output: Output,
 }
 
-/// Flows of which something is remembered.
-const MAX_FLOWS: usize = 1 << 18;
 /// Frames between two looks at the progress.
 const STRIDE: u64 = 1 << 14;
 
@@ -67,7 +59,7 @@ enum Output {
     Json,
 }
 
-fn service(text: &str) -> Result<Service, &'static str> {
+pub(super) fn service(text: &str) -> Result<Service, &'static str> {
     crate::config::service(text)
         .ok_or("give a port, or an address and a port such as 10.0.0.5:8000 or [fd00::1]:8000")
 }
@@ -83,79 +75,23 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
         Listing::Clients(Clients::default())
     };
     let progress = progress(args);
-    let ipv6_prefix = traffic.ipv6_prefix;
-    let identities = Identities::new(traffic.proxies.clone(), ipv6_prefix, MAX_FLOWS)?;
-    let replay = Replay::of(traffic, &args.services);
-    let (hellos, known, heads) = (Hellos::default(), Known::new(MAX_FLOWS), HeadSizes::new(MAX_FLOWS));
-    let pipelines = Pipelines::new();
-    let mut reading = Reading { replay, hellos, known, identities, heads, pipelines, ipv6_prefix };
+    let mut reading = Reading::new(traffic, &args.services)?;
     let end = loop {
         match capture.next() {
-            Ok(Some(frame)) => reading.replay.captured(&frame),
+            Ok(Some(frame)) => reading.take(&frame),
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         }
-        if reading.replay.has_news() {
-            let events = reading.replay.drain();
-            reading.list(events, &mut listing)?;
-        }
+        reading.ended().into_iter().try_for_each(|exchange| listing.add(exchange))?;
         if capture.contents().frames.is_multiple_of(STRIDE) {
             progress.set_position(capture.offset());
         }
     };
     progress.finish_and_clear();
-    let events = reading.replay.flush();
-    reading.list(events, &mut listing)?;
-    reading.list_unanswered(&mut listing)?;
+    reading.flush().into_iter().try_for_each(|exchange| listing.add(exchange))?;
     let listed = listing.finish(args.output)?;
-    explain(&reading.replay, capture.contents(), listed);
+    explain(reading.replay(), capture.contents(), listed);
     end.with_context(name)
-}
-
-/// A capture that is read.
-struct Reading {
-    replay: Replay,
-    hellos: Hellos,
-    known: Known,
-    identities: Identities,
-    heads: HeadSizes,
-    pipelines: Pipelines,
-    ipv6_prefix: Ipv6Prefix,
-}
-
-impl Reading {
-    /// Lists the exchanges that ended with these events.
-    fn list(&mut self, events: Vec<ExchangeEvent>, listing: &mut Listing) -> anyhow::Result<()> {
-        for (event, bytes) in self.replay.hellos() {
-            self.hellos.take(&event, &bytes, &mut self.known);
-        }
-        for (event, bytes) in self.replay.heads() {
-            self.identities.take(&event, &bytes);
-        }
-        let mut whole = Vec::new();
-        for event in events {
-            self.pipelines.take(event, |event| whole.push(event));
-        }
-        self.list_whole(whole, listing)
-    }
-
-    /// Lists the requests that no answer came to.
-    fn list_unanswered(&mut self, listing: &mut Listing) -> anyhow::Result<()> {
-        let mut unanswered = Vec::new();
-        self.pipelines.flush(|event| unanswered.push(event));
-        self.list_whole(unanswered, listing)
-    }
-
-    fn list_whole(&mut self, events: Vec<ExchangeEvent>, listing: &mut Listing) -> anyhow::Result<()> {
-        for event in events {
-            let mut exchange = wire::exchange(&event, Nanos(0), self.ipv6_prefix);
-            self.known.identify(&mut exchange);
-            self.identities.identify(&event, &mut exchange);
-            self.heads.tell(&event, &mut exchange);
-            listing.add(exchange)?;
-        }
-        Ok(())
-    }
 }
 
 /// What becomes of the exchanges.
@@ -184,10 +120,12 @@ impl Listing {
 
 /// A bar on standard error, if that is a terminal; none where lines are printed to the same one meanwhile.
 fn progress(args: &ReplayArgs) -> ProgressBar {
-    if args.exchanges && io::stdout().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match length(&args.file) {
+    if args.exchanges && io::stdout().is_terminal() { ProgressBar::hidden() } else { progress_of(&args.file) }
+}
+
+/// A bar on standard error, if that is a terminal, for the bytes of a file.
+pub(super) fn progress_of(file: &Path) -> ProgressBar {
+    let (bar, template) = match length(file) {
         Some(length) => {
             (ProgressBar::new(length), "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} to go")
         }
@@ -203,7 +141,7 @@ fn length(path: &Path) -> Option<u64> {
 }
 
 /// Says on standard error what was not followed, and what may be wrong when nothing was.
-fn explain(replay: &Replay, Contents { frames, shortened, unread }: Contents, exchanges: u64) {
+pub(super) fn explain(replay: &Replay, Contents { frames, shortened, unread }: Contents, exchanges: u64) {
     let counters = replay.counters();
     let watched = counters[Counter::IngressWatched as usize] + counters[Counter::EgressWatched as usize];
     if exchanges == 0 {
