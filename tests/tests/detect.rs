@@ -178,7 +178,7 @@ fn a_line_that_is_no_exchange_is_named_and_all_others_are_judged() {
 
 #[test]
 fn a_silence_of_years_is_passed_over() {
-    let late = recording().lines().last().unwrap().replace("\"start\":", "\"start\":100000000");
+    let late = recording().lines().last().unwrap().replace("\"start\":", "\"start\":10000000");
     let output = detect(&format!("{}{late}", recording()), "json");
     assert!(output.status.success());
     assert_eq!(opened(&output).len(), 2);
