@@ -69,7 +69,8 @@ fuzz_target!(|pieces: Vec<Piece<'_>>| {
         bytes.push(b'\n');
     }
     let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
-    let is_compressed = bytes.get(1..4).is_some_and(|head| head == [0xb5, 0x2f, 0xfd] || head == [0x2a, 0x4d, 0x18]);
+    let is_compressed =
+        bytes.get(1..4).is_some_and(|head| head == [0xb5, 0x2f, 0xfd] || head == [0x2a, 0x4d, 0x18]);
     let Ok(mut records) = Records::of_bytes(bytes) else { return };
     let mut engine = Engine::new(EngineConfig::default());
     for exchange in records.by_ref() {
