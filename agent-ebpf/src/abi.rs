@@ -279,12 +279,8 @@ macro_rules! counters {
 counters! {
     /// Packets from clients of watched services.
     IngressWatched = "ingress_watched",
-    /// Packets of others that the ingress program saw.
-    IngressUnwatched = "ingress_unwatched",
     /// Packets of watched services to clients.
     EgressWatched = "egress_watched",
-    /// Packets of others that the egress program saw.
-    EgressUnwatched = "egress_unwatched",
     /// TCP SYNs to watched services, whoever sent them.
     Syns = "syns",
     /// Flows entered in the flow map.

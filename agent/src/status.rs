@@ -26,9 +26,7 @@ pub struct Identity {
 pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
     let losses = losses(&account, identity.report.as_ref().map(|(_, outbox)| outbox));
     let packets = account.kernel.as_ref().map(|kernel| v1::PacketCounters {
-        ingress_seen: kernel.ingress_seen,
         ingress_watched: kernel.ingress_watched,
-        egress_seen: kernel.egress_seen,
         egress_watched: kernel.egress_watched,
         syns: kernel.syns,
     });

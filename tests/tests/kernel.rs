@@ -390,7 +390,7 @@ fn broken_tunnels_pass_and_are_counted_by_reason() {
         both.send("hyd_ingress", &frame, Direction::Ingress);
         let (kernel, native) = both.accounts();
         assert_eq!(kernel, native, "{what}");
-        for counter in counter.into_iter().chain([Counter::IngressUnwatched]) {
+        if let Some(counter) = counter {
             expected[counter as usize] += 1;
         }
         assert_eq!(kernel.counters, expected, "{what}");
@@ -430,7 +430,7 @@ fn tunnels_are_opened_only_where_that_is_asked_for() {
     }
     let (kernel, native) = both.accounts();
     assert_eq!(kernel, native);
-    assert_eq!(kernel.counters[Counter::IngressUnwatched as usize], frames.len() as u64);
+    assert_eq!(kernel.counters, Counters::default());
 }
 
 #[test]

@@ -491,13 +491,9 @@ pub struct Table {
 /// Packets since start.
 #[derive(Debug, Serialize)]
 pub struct Packets {
-    /// Seen on ingress.
-    pub ingress_seen: u64,
-    /// Of those, of watched services.
+    /// From clients of watched services.
     pub ingress_watched: u64,
-    /// Seen on egress.
-    pub egress_seen: u64,
-    /// Of those, of watched services.
+    /// Of watched services to clients.
     pub egress_watched: u64,
     /// TCP SYNs to watched services, whoever sent them.
     pub syns: u64,

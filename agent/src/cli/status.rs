@@ -217,15 +217,9 @@ fn interfaces(interfaces: Option<&Interfaces>, paint: Paint) -> String {
 
 fn packets(status: &GetStatusResponse, paint: Paint) -> String {
     let packets = status.packets.unwrap_or_default();
-    let mut grid =
-        Grid::new(paint, &[("PACKETS", Align::Left), ("SEEN", Align::Right), ("WATCHED", Align::Right)]);
-    for (direction, seen, watched) in [
-        ("ingress", packets.ingress_seen, packets.ingress_watched),
-        ("egress", packets.egress_seen, packets.egress_watched),
-    ] {
-        grid.row(
-            [direction.to_owned(), units::count(seen), units::count(watched)].map(|text| (Tone::Plain, text)),
-        );
+    let mut grid = Grid::new(paint, &[("PACKETS", Align::Left), ("WATCHED", Align::Right)]);
+    for (direction, watched) in [("ingress", packets.ingress_watched), ("egress", packets.egress_watched)] {
+        grid.row([direction.to_owned(), units::count(watched)].map(|text| (Tone::Plain, text)));
     }
     grid.finish()
 }

@@ -230,12 +230,8 @@ pub struct KernelStatus {
     pub tables: Vec<TableStatus>,
     /// Losses, every stage, also those at 0.
     pub losses: Vec<Loss>,
-    /// Packets seen, ingress.
-    pub ingress_seen: u64,
     /// Packets of watched services, ingress.
     pub ingress_watched: u64,
-    /// Packets seen, egress.
-    pub egress_seen: u64,
     /// Packets of watched services, egress.
     pub egress_watched: u64,
     /// TCP SYNs to watched services.
@@ -523,9 +519,7 @@ impl Kernel {
             map_bytes: self.map_bytes,
             tables: status::tables(self),
             losses: status::losses(self, total),
-            ingress_seen: total(Counter::IngressWatched) + total(Counter::IngressUnwatched),
             ingress_watched: total(Counter::IngressWatched),
-            egress_seen: total(Counter::EgressWatched) + total(Counter::EgressUnwatched),
             egress_watched: total(Counter::EgressWatched),
             syns: total(Counter::Syns),
         })

@@ -359,13 +359,7 @@ pub fn status() -> GetStatusResponse {
             loss("flow_insert", "flows could not be tracked; enlarge the flow map"),
             loss("parse_ip_truncated", "packets ended inside their IP header"),
         ],
-        packets: Some(PacketCounters {
-            ingress_seen: 1_204_331,
-            ingress_watched: 84_901,
-            egress_seen: 2_004_120,
-            egress_watched: 637_000,
-            syns: 412,
-        }),
+        packets: Some(PacketCounters { ingress_watched: 84_901, egress_watched: 637_000, syns: 412 }),
         control_plane: Some(ControlPlaneLink {
             address: "https://hydrometer.example:7443".to_owned(),
             connected: true,

@@ -362,9 +362,7 @@ impl From<&v1::TableStatus> for Table {
 impl From<&v1::PacketCounters> for Packets {
     fn from(packets: &v1::PacketCounters) -> Self {
         Self {
-            ingress_seen: packets.ingress_seen,
             ingress_watched: packets.ingress_watched,
-            egress_seen: packets.egress_seen,
             egress_watched: packets.egress_watched,
             syns: packets.syns,
         }
