@@ -179,15 +179,6 @@ fn egress_next(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// The same packet to the next port.
-#[classifier]
-#[inline(always)]
-fn egress_new(context: TcContext) -> i32 {
-    advance(context.data(), context.data_end(), SOURCE_PORT, 1);
-    go_on(track::egress(&SkbView(&context), &Kernel(&context)), &stages::EGRESS_STAGES, &context);
-    TC_ACT_UNSPEC
-}
-
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // Never reached: the verifier refuses a program that could come here.

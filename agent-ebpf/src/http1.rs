@@ -116,6 +116,33 @@ impl Framing {
         self.phase = UNKNOWN;
     }
 
+    /// Reads the next bytes of a head, up to eight (the first the lowest): as many as tell nothing but where a line ends or
+    /// begins with Content-Length. How many; where there is none, the first is to be read by itself.
+    #[inline(always)]
+    fn word(&mut self, word: u64) -> u32 {
+        const CONTENT: u64 = u64::from_le_bytes(*b"content-");
+        const LENGTH: u64 = u64::from_le_bytes(*b"length:\0");
+        // Not of the last byte: it would make a dash of a carriage return.
+        const SMALL: u64 = (ONES * b' ' as u64) >> 8;
+        let first = word as u8;
+        match self.matched {
+            0 if word | SMALL == CONTENT => {
+                self.matched = 8;
+                return 8;
+            }
+            8 if (word | SMALL >> 8) << 8 == LENGTH << 8 => {
+                self.matched = NAMED;
+                return 7;
+            }
+            0 if first != b'\r' && first != b'\n' => self.matched = OTHER,
+            OTHER => {}
+            _ => return 0,
+        }
+        let Some(at) = line_feed(word) else { return 8 };
+        self.matched = 0;
+        at + 1
+    }
+
     /// Reads the next byte of a head. Whether the head ends with it.
     #[inline(always)]
     fn byte(&mut self, byte: u8) -> bool {
@@ -158,13 +185,14 @@ fn content_length(at: u8) -> u8 {
 #[inline(always)]
 fn head<P: Packet>(packet: &P, framing: &mut Framing, work: &mut Work) -> Option<u32> {
     let left = work.end.wrapping_sub(work.at);
-    if framing.matched == OTHER
-        && left >= 8
-        && let Some(bytes) = packet.load(work.at)
-        && !has_line_feed(bytes)
+    if left >= 8
+        && let Some([low, high]) = packet.words(work.at)
     {
-        work.at += 8;
-        return None;
+        let taken = framing.word(u64::from(u32::from_le(low)) | u64::from(u32::from_le(high)) << 32);
+        if taken > 0 {
+            work.at += taken;
+            return None;
+        }
     }
     // Two bytes are read where they lie, one is not.
     let byte = match packet.load::<2>(work.at) {
@@ -175,13 +203,21 @@ fn head<P: Packet>(packet: &P, framing: &mut Framing, work: &mut Work) -> Option
     if framing.byte(byte) { Some(work.at) } else { None }
 }
 
-/// Whether one of these bytes is a line feed.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Where the first line feed among these bytes is; the lowest byte is the first.
 #[inline(always)]
-fn has_line_feed(bytes: [u8; 8]) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    // A line feed becomes a zero, the only byte from which one borrows although its highest bit is clear.
-    let word = u64::from_ne_bytes(bytes) ^ (ONES * b'\n' as u64);
-    word.wrapping_sub(ONES) & !word & (ONES << 7) != 0
+fn line_feed(word: u64) -> Option<u32> {
+    // A line feed becomes a zero: up to the first one, the only byte from which one borrows although its highest bit is
+    // clear.
+    let word = word ^ (ONES * b'\n' as u64);
+    let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+    if zeros == 0 {
+        return None;
+    }
+    // The lowest one bit, at the low end of its byte, shifts the number of that byte to the top.
+    let first = (zeros & zeros.wrapping_neg()) >> 7;
+    Some((first.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32)
 }
 
 /// A segment of the client.
@@ -305,11 +341,32 @@ impl<P: Packet> Step for Answer<'_, P> {
 mod tests {
     use super::*;
 
-    /// The length of the head that a message begins with, and of its body.
+    /// The length of the head that a message begins with, and of its body, whether its bytes come one by one or not.
     fn read(message: &[u8]) -> Option<(usize, u32)> {
         let mut framing = Framing::BEGIN;
-        let end = message.iter().position(|byte| framing.byte(*byte))?;
-        Some((end + 1, framing.rest))
+        let end = message.iter().position(|byte| framing.byte(*byte)).map(|end| (end + 1, framing.rest));
+        for first in 0..message.len() {
+            assert_eq!(read_from(message, first), end, "the first {first} bytes one by one");
+        }
+        end
+    }
+
+    /// Likewise, with words from `first` on.
+    fn read_from(message: &[u8], first: usize) -> Option<(usize, u32)> {
+        let mut framing = Framing::BEGIN;
+        let mut at = 0;
+        while at < message.len() {
+            let word = message.get(at..at + 8).filter(|_| at >= first);
+            let taken = word.map_or(0, |word| framing.word(u64::from_le_bytes(word.try_into().unwrap())));
+            at += taken as usize;
+            if taken == 0 {
+                at += 1;
+                if framing.byte(message[at - 1]) {
+                    return Some((at, framing.rest));
+                }
+            }
+        }
+        None
     }
 
     #[test]
@@ -320,6 +377,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: content-length: 7\r\n\r\n", 0),
             ("PUT / HTTP/1.1\ncontent-LENGTH:12\n\n", 12),
             ("PUT / HTTP/1.1\r\nX-Content-Length: 12\r\nContent-Lengths: 3\r\n\r\n", 0),
+            ("PUT / HTTP/1.1\r\nContent\rlength: 12\r\nContent-Type: content-length: 5\r\n\r\n", 0),
+            ("PUT / HTTP/1.1\r\nCONTENT-LENGTH:   7\r\nC: content-length: 5\r\n\r\n", 7),
         ] {
             assert_eq!(
                 read([head.as_bytes(), b"{\n\n}"].concat().as_slice()),
@@ -332,11 +391,14 @@ mod tests {
 
     #[test]
     fn line_feeds_are_found_wherever_they_are() {
-        assert!(!has_line_feed(*b"\x0b\x8a\x09\xff\0abc"));
+        assert_eq!(line_feed(u64::from_le_bytes(*b"\x0b\x8a\x09\xff\0abc")), None);
         for at in 0..8 {
-            let mut bytes = *b"\x0b\x0b\x0b\xff\0abc";
-            bytes[at] = b'\n';
-            assert!(has_line_feed(bytes), "{at}");
+            for bytes in [*b"\x0b\x0b\x0b\xff\0abc", *b"\n\n\n\n\n\n\n\n"] {
+                let mut bytes = bytes;
+                bytes[..at].fill(b'\x0b');
+                bytes[at] = b'\n';
+                assert_eq!(line_feed(u64::from_le_bytes(bytes)), Some(at as u32), "{bytes:?}");
+            }
         }
     }
 }

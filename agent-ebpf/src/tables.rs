@@ -6,7 +6,10 @@ use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext, Global,
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{
+        BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+        BPF_RB_RING_SIZE,
+    },
     helpers::{
         bpf_ktime_get_ns,
         generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output},
@@ -348,7 +351,7 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         let Some(mut entry) = EXCHANGES.reserve::<ExchangeEvent>(0) else { return false };
         // SAFETY: the entry has the size and alignment of the event, all of whose bytes `fill` sets.
         fill(unsafe { &mut *entry.as_mut_ptr() });
-        entry.submit(0);
+        entry.submit(wakeup(&EXCHANGES));
         if level_enabled(Level::Trace) {
             log_exchange(self.0);
         }
@@ -371,7 +374,8 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         let size = size_of::<HelloEvent>() as u64 + len as u64;
         // SAFETY: the event and `len` of its bytes lie one behind the other, and all of them are set.
         unsafe {
-            bpf_ringbuf_output((&raw const HELLOS).cast_mut().cast(), (&raw mut *hello).cast(), size, 0) == 0
+            let (ring, flags) = ((&raw const HELLOS).cast_mut().cast(), wakeup(&HELLOS));
+            bpf_ringbuf_output(ring, (&raw mut *hello).cast(), size, flags) == 0
         }
     }
 
@@ -380,7 +384,7 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         let Some(mut entry) = HELLOS.reserve::<HelloEvent>(0) else { return false };
         // SAFETY: the entry has the size and alignment of the event, all of whose bytes `fill` sets.
         fill(unsafe { &mut *entry.as_mut_ptr() });
-        entry.submit(0);
+        entry.submit(wakeup(&HELLOS));
         true
     }
 
@@ -407,9 +411,18 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
         let size = size_of::<HeadEvent>() as u64 + len as u64;
         // SAFETY: the event and `len` of its bytes lie one behind the other.
         unsafe {
-            bpf_ringbuf_output((&raw const HEADS).cast_mut().cast(), (&raw mut *head).cast(), size, 0) == 0
+            let (ring, flags) = ((&raw const HEADS).cast_mut().cast(), wakeup(&HEADS));
+            bpf_ringbuf_output(ring, (&raw mut *head).cast(), size, flags) == 0
         }
     }
+}
+
+/// Whether the agent is to be woken for one more event: only where the ring fills sooner than it looks by itself. To be
+/// woken for each would cost the host more than all the rest.
+#[inline(always)]
+fn wakeup(ring: &RingBuf) -> u64 {
+    let is_filling = ring.query(BPF_RB_AVAIL_DATA.into()) > ring.query(BPF_RB_RING_SIZE.into()) / 4;
+    (if is_filling { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }).into()
 }
 
 /// What `bpf_loop` calls: 0 to go on, 1 to stop.

@@ -34,6 +34,8 @@ use crate::{
 /// Questions that wait for their turn.
 const QUESTIONS: usize = 64;
 const ADVANCE_EVERY: Duration = Duration::from_secs(1);
+/// How often the ring buffers are looked into, unless they fill sooner.
+const DRAIN_EVERY: Duration = Duration::from_millis(50);
 
 /// What turns exchanges into anomalies.
 #[derive(Debug)]
@@ -156,6 +158,8 @@ impl Pipeline {
     ) -> Result<(), KernelError> {
         let mut second = interval(ADVANCE_EVERY);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(DRAIN_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // After a failure the kernel is left alone until the next second, instead of spinning.
         let mut is_readable = true;
         loop {
@@ -168,6 +172,7 @@ impl Pipeline {
                     }
                     self.drain();
                 }
+                _ = look.tick() => self.drain(),
                 _ = second.tick() => {
                     is_readable = true;
                     self.drain();

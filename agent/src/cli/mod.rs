@@ -66,7 +66,10 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         let socket = self.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());
         match self.command {
-            Command::Agent(args) => wait(agent::run(*args, self.socket)),
+            Command::Agent(args) => {
+                agent::give_way();
+                wait(agent::run(*args, self.socket))
+            }
             Command::Clients(args) => wait(clients::run(args, &socket)),
             Command::Client(args) => wait(client::run(args, &socket)),
             Command::Top(args) => wait(top::run(args, &socket)),

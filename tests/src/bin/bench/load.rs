@@ -50,6 +50,8 @@ struct Measured {
     rate: f64,
     /// 99th percentile of latency, seconds.
     latency: f64,
+    /// Time of a processor that the agent's process took for each request, seconds.
+    agent: f64,
 }
 
 /// Measures, prints and judges.
@@ -64,9 +66,13 @@ pub(crate) fn run() -> Result<()> {
         let mut measured = [[None; PROGRAMS.len()]; LOADS.len()];
         for turn in 0..PROGRAMS.len() {
             let number = (round + turn) % PROGRAMS.len();
-            let attached = attach(PROGRAMS[number], &network, &mut empty, folder.path())?;
+            let mut attached = attach(PROGRAMS[number], &network, &mut empty, folder.path())?;
             for (load, measured) in LOADS.iter().zip(&mut measured) {
-                measured[number] = Some(wrk(&network, *load)?);
+                let before = attached.processor_time()?;
+                let mut run = wrk(&network, *load)?;
+                let took = attached.processor_time()?.saturating_sub(before);
+                run.agent = took.as_secs_f64() / (run.rate * f64::from(SECONDS));
+                measured[number] = Some(run);
             }
             attached.detach(&network, &mut empty)?;
         }
@@ -93,6 +99,8 @@ fn judge(name: &str, rounds: &[[Measured; PROGRAMS.len()]]) -> Vec<String> {
         median(|measured| measured.rate),
         median(|measured| measured.latency) * 1e3
     );
+    let agent = Spread::of(rounds.iter().map(|round| round[Program::Agent as usize].agent * 1e6));
+    println!("  the agent's process took {:.2} us of a processor for each request", agent.median);
     let mut dear = Vec::new();
     for (what, one, other, is_limited) in [
         ("empty programs to none", Program::Empty, Program::Nothing, false),
@@ -175,6 +183,18 @@ fn tc(empty: &mut Ebpf) -> Result<&mut SchedClassifier> {
 }
 
 impl Attached {
+    /// What the agent's process has taken so far.
+    fn processor_time(&mut self) -> Result<Duration> {
+        let Self::Agent(agent) = self else { return Ok(Duration::ZERO) };
+        let path = format!("/proc/{}/stat", agent.process().id());
+        let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        // Behind the name, which is in brackets: user time is the 12th field, system time the 13th (proc_pid_stat(5)).
+        let (_, fields) = stat.rsplit_once(')').with_context(|| format!("{path} is not as proc(5) says"))?;
+        let ticks =
+            fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
     /// Takes it off, and waits until it is.
     fn detach(self, network: &Network, empty: &mut Ebpf) -> Result<()> {
         match self {
@@ -239,7 +259,7 @@ fn wrk(network: &Network, (scheme, port): (&str, u16)) -> Result<Measured> {
     let rate = value("Requests/sec:").and_then(|rate| rate.parse().ok());
     let latency = value("99%").and_then(seconds);
     let (Some(rate), Some(latency)) = (rate, latency) else { bail!("wrk says something else: {said}") };
-    Ok(Measured { rate, latency })
+    Ok(Measured { rate, latency, agent: 0.0 })
 }
 
 /// A time as wrk writes it, such as 812.00us.

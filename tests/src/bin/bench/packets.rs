@@ -206,7 +206,6 @@ fn cases() -> Vec<Case> {
         tc("floor tc", "floor_tc", ("floor tc", FREE), ask(ASKING)),
         tc("egress established", "egress_next", ("floor tc", 0.9), answer(ANSWERED)),
         tc("egress end of a write", "egress_next", ("floor tc", 1.0), data(false, ANSWERED_PUSH, PORT, push)),
-        tc("egress new flow", "egress_new", ("floor tc", FREE), answer(1)),
         tc("egress nobody", "egress_next", ("port tc", 1.15), data(false, ASKING, 9, flags::ACK)),
     ]
 }
