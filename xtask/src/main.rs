@@ -12,6 +12,7 @@ mod eval;
 mod fuzz;
 mod initramfs;
 mod kernels;
+mod manifests;
 mod setup;
 mod shell;
 mod test;
@@ -36,6 +37,8 @@ enum Verb {
         #[arg(long)]
         full: bool,
     },
+    /// Write deploy/kubernetes anew, from the Helm chart
+    Manifests,
     /// Load, verify and run the kernel programs on this machine's kernel and on older ones (needs root)
     Kernels,
     /// Feed every parser, and the whole, with what nobody would send
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::run(),
         Verb::Test { full } => test::run(test::Extent::of(full)),
         Verb::Kernels => kernels::run(),
+        Verb::Manifests => manifests::run(),
         Verb::Fuzz { full } => fuzz::run(test::Extent::of(full)),
         Verb::Bench { parts } => bench::run(&parts),
         Verb::Eval { arguments } => eval::run(&arguments),
