@@ -59,14 +59,8 @@ const FLOWS: usize = 256;
 const MAX_TEXT: usize = 1024;
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Serves on `listener` until `stop`; streams end with the pipeline.
-pub async fn serve(
-    listener: UnixListener,
-    pipeline: Handle,
-    identity: Identity,
-    mutes: Mutes,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+/// Serves `api` on `listener` until `stop`; streams end with the pipeline.
+pub async fn serve(listener: UnixListener, api: Api, stop: CancellationToken) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<Api>>().await;
     let damaged = "the built-in interface description is damaged";
@@ -77,7 +71,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(v1)
         .add_service(v1alpha)
-        .add_service(AgentServer::new(Api::new(pipeline, identity, mutes)))
+        .add_service(AgentServer::new(api))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await
         .context("the local API failed")
@@ -130,7 +124,8 @@ impl<T> Dated<T> {
 }
 
 impl Api {
-    fn new(pipeline: Handle, identity: Identity, mutes: Mutes) -> Self {
+    /// Tells what `pipeline` knows, and has it attend to what is said.
+    pub fn new(pipeline: Handle, identity: Identity, mutes: Mutes) -> Self {
         let (mutes, streams) = (Arc::new(Mutex::new(mutes)), Arc::new(Semaphore::new(MAX_STREAMS)));
         Self {
             pipeline,
@@ -140,6 +135,17 @@ impl Api {
             mutes,
             streams,
         }
+    }
+
+    /// The agent's status.
+    pub(crate) async fn status(&self) -> Result<GetStatusResponse, Stopped> {
+        let account = self.pipeline.with(Pipeline::account).await?;
+        Ok(status::status(&self.identity, account))
+    }
+
+    /// Who runs the pipeline.
+    pub(crate) fn pipeline(&self) -> &Handle {
+        &self.pipeline
     }
 
     async fn list(&self, sort: ClientSort, limit: u32) -> Result<ListClientsResponse, Stopped> {
@@ -157,7 +163,7 @@ impl Api {
     }
 
     /// Where all clients stand, a moment ago.
-    async fn standings(&self) -> Result<Arc<Vec<Standing>>, Stopped> {
+    pub(crate) async fn standings(&self) -> Result<Arc<Vec<Standing>>, Stopped> {
         let mut order = self.order.lock().await;
         if let Some(order) = order.as_ref().filter(|order| order.is_fresh()) {
             return Ok(Arc::clone(&order.value));
@@ -423,8 +429,7 @@ impl Agent for Api {
         &self,
         _request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        let account = self.pipeline.with(Pipeline::account).await.map_err(stopping)?;
-        Ok(Response::new(status::status(&self.identity, account)))
+        Ok(Response::new(self.status().await.map_err(stopping)?))
     }
 }
 

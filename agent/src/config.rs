@@ -21,6 +21,7 @@ use crate::kernel::{AttachOptions, KernelOptions, PatternError, Position, Positi
 mod context;
 mod control_plane;
 mod judging;
+mod metrics;
 mod traffic;
 
 /// Where the secret of API keys is, unless that is set.
@@ -37,6 +38,7 @@ pub use context::{
     ReleaseSettings,
 };
 pub use control_plane::{ControlPlane, ControlPlaneSettings, SpoolOptions, TlsFiles};
+pub use metrics::{Metrics, MetricsSettings};
 pub use traffic::TrafficSettings;
 
 /// What the agent runs on.
@@ -56,6 +58,8 @@ pub struct Config {
     pub control_plane: Option<ControlPlane>,
     /// Where they wait for it.
     pub spool: SpoolOptions,
+    /// Where Prometheus and probes are answered; `None` answers nobody.
+    pub metrics: Option<Metrics>,
     /// Where mutes and acknowledgements of the command line are kept.
     pub mutes: PathBuf,
     /// Settings of the engine.
@@ -117,6 +121,8 @@ pub struct Settings {
     traffic: TrafficSettings,
     #[command(flatten)]
     control_plane: ControlPlaneSettings,
+    #[command(flatten)]
+    metrics: MetricsSettings,
     #[arg(skip)]
     engine: EngineConfig,
     /// File of contracts, of the operator's own machines and of releases, beside those in the settings' file
@@ -215,6 +221,7 @@ impl Settings {
             log: self.log.or(file.log),
             traffic: self.traffic.over(file.traffic),
             control_plane: self.control_plane.over(file.control_plane),
+            metrics: self.metrics.over(file.metrics),
             contracts: self.contracts.or(file.contracts),
             mutes: self.mutes.or(file.mutes),
             // No flags for these.
@@ -262,6 +269,7 @@ impl Settings {
         let quiet = span("quiet", self.quiet.as_deref().unwrap_or("1m"), &mut problems);
         let spool = self.control_plane.spool(&mut problems);
         let control_plane = self.control_plane.validate(&mut problems);
+        let metrics = self.metrics.validate(&mut problems);
         let context = ContextSettings {
             contract: self.contract,
             infrastructure: self.infrastructure,
@@ -284,6 +292,7 @@ impl Settings {
             log: self.log.unwrap_or(LogLevel::Info),
             control_plane,
             spool,
+            metrics,
             mutes: self.mutes.unwrap_or_else(|| MUTES.into()),
             engine,
         })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
     time::timeout,
@@ -14,15 +15,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, Identity},
+    api::{self, Api, Identity},
     cli::output,
-    config::{Config, SpoolOptions},
+    config::{Config, Metrics, SpoolOptions},
     kernel::{Attachment, Kernel, Unwatched},
     mutes::Mutes,
     outbox::Outbox,
     pipeline::{self, Pipeline},
     report::Reporter,
     socket::Socket,
+    watch::Watch,
 };
 
 /// How long the end waits for the control plane, and then for open requests.
@@ -35,6 +37,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (listener, socket_file) = Socket::bind(&config.socket)?.into_parts();
     let prefix = config.kernel.traffic.ipv6_prefix;
     let mutes = Mutes::open(&config.mutes, &config.engine.context, prefix)?;
+    let metrics = bind(config.metrics).await?;
     let outbox = config.control_plane.is_some().then(|| open(&config.spool)).transpose()?;
     let kernel = attach(&config).await?;
 
@@ -60,7 +63,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         report,
     };
     let served = CancellationToken::new();
-    let api = tokio::spawn(api::serve(listener, handle, identity, mutes, served.clone()));
+    let api = Api::new(handle, identity, mutes);
+    if let Some((listener, clients)) = metrics {
+        output::print(&format!("metrics and health on http://{}\n", listener.local_addr()?))?;
+        let watched = Watch::new(api.clone(), clients);
+        tokio::spawn(hydrometer_monitor::serve(listener, watched, served.clone()));
+    }
+    let api = tokio::spawn(api::serve(listener, api, served.clone()));
     output::print(&format!("hydrometer agent listening on {}\n", config.socket.display()))?;
 
     // The API has no reason to end; if it does, an agent nobody can ask is of no use.
@@ -78,6 +87,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     drop(socket_file);
     Ok(())
+}
+
+/// Opens the port for Prometheus and probes, and tells how many clients are named there.
+async fn bind(metrics: Option<Metrics>) -> anyhow::Result<Option<(TcpListener, u32)>> {
+    let Some(Metrics { address, clients }) = metrics else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot answer Prometheus on {address}; give --metrics another address of this host")
+    })?;
+    Ok(Some((listener, clients)))
 }
 
 fn open(spool: &SpoolOptions) -> anyhow::Result<Outbox> {

@@ -3,7 +3,11 @@
 //! In flow changes of anomalies; out flow the newest state of each, and every change as it happens.
 //! Invariant: memory is bounded; closed anomalies are forgotten before open ones, oldest first.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use hydrometer_proto::v1::{Anomaly, AnomalyState};
 use tokio::sync::broadcast;
@@ -18,11 +22,13 @@ const BACKLOG: usize = 1_024;
 pub struct Findings {
     by_id: HashMap<String, Arc<Anomaly>>,
     changes: broadcast::Sender<Arc<Anomaly>>,
+    /// Anomalies that were raised so far, by the number of their kind.
+    raised: BTreeMap<i32, u64>,
 }
 
 impl Default for Findings {
     fn default() -> Self {
-        Self { by_id: HashMap::new(), changes: broadcast::channel(BACKLOG).0 }
+        Self { by_id: HashMap::new(), changes: broadcast::channel(BACKLOG).0, raised: BTreeMap::new() }
     }
 }
 
@@ -31,6 +37,10 @@ impl Findings {
     pub fn add(&mut self, anomaly: Arc<Anomaly>) {
         if !self.by_id.contains_key(&anomaly.id) && self.by_id.len() >= CAPACITY {
             self.forget_one();
+        }
+        let was_raised = self.by_id.get(&anomaly.id).is_some_and(|known| is_raised(known));
+        if is_raised(&anomaly) && !was_raised {
+            *self.raised.entry(anomaly.kind).or_default() += 1;
         }
         self.by_id.insert(anomaly.id.clone(), Arc::clone(&anomaly));
         // Without watchers there is nobody to tell.
@@ -80,6 +90,16 @@ impl Findings {
         ids
     }
 
+    /// How many were raised so far, by the number of their kind; one whose mute ended counts then.
+    pub fn raised(&self) -> BTreeMap<i32, u64> {
+        self.raised.clone()
+    }
+
+    /// Those that are open and not muted.
+    pub fn standing(&self) -> Vec<Arc<Anomaly>> {
+        self.by_id.values().filter(|anomaly| is_raised(anomaly)).cloned().collect()
+    }
+
     /// How many are open and not muted.
     pub fn open(&self) -> usize {
         self.by_id.values().filter(|anomaly| is_raised(anomaly)).count()
@@ -109,6 +129,8 @@ fn raised(anomaly: &Anomaly) -> (i64, i32) {
 
 #[cfg(test)]
 mod tests {
+    use hydrometer_proto::v1::Remark;
+
     use super::*;
 
     fn change(id: usize, state: AnomalyState) -> Arc<Anomaly> {
@@ -133,6 +155,21 @@ mod tests {
         assert_eq!(findings.all().len(), CAPACITY);
         assert_eq!((findings.open(), findings.open_of("203.0.113.7")), (1, vec!["a0".to_owned()]));
         assert!(!findings.all().iter().any(|anomaly| anomaly.id == "a1"), "the oldest closed one has gone");
+    }
+
+    #[test]
+    fn an_anomaly_counts_as_raised_once_and_not_while_it_is_muted() {
+        let mut findings = Findings::default();
+        let muted =
+            Anomaly { muted: Some(Remark::default()), ..Anomaly::clone(&change(2, AnomalyState::Open)) };
+        for state in [AnomalyState::Open, AnomalyState::Updated, AnomalyState::Closed] {
+            findings.add(change(1, state));
+        }
+        findings.add(Arc::new(muted));
+        assert_eq!((findings.raised().values().sum::<u64>(), findings.standing().len()), (1, 0));
+        // Its mute has ended.
+        findings.add(change(2, AnomalyState::Updated));
+        assert_eq!((findings.raised().values().sum::<u64>(), findings.standing()[0].id.as_str()), (2, "a2"));
     }
 
     #[test]

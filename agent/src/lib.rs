@@ -28,4 +28,5 @@ pub mod spool;
 pub mod status;
 pub mod top;
 pub mod traffic;
+pub mod watch;
 mod wire;

@@ -5,6 +5,7 @@
 //! that task does between two drains of the kernel takes long; who asks for much asks in pieces.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -344,6 +345,11 @@ impl Pipeline {
     /// The anomaly with this identifier, while it is held.
     pub fn anomaly(&self, id: &str) -> Option<Arc<v1::Anomaly>> {
         self.findings.get(id)
+    }
+
+    /// Anomalies open and not muted, and how many were raised so far, by the number of their kind.
+    pub fn standing_anomalies(&self) -> (Vec<Arc<v1::Anomaly>>, BTreeMap<i32, u64>) {
+        (self.findings.standing(), self.findings.raised())
     }
 
     /// Anomalies open now.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use hydrometer_agent::{
-    api::{self, Identity},
+    api::{self, Api, Identity},
     cli::connect,
     config::Settings,
     mutes::Mutes,
@@ -55,7 +55,7 @@ async fn serve() -> Served {
     let prefix = hydrometer_engine::Ipv6Prefix::default();
     let context = hydrometer_engine::Context::default();
     let mutes = Mutes::open(&folder.path().join("mutes.json"), &context, prefix).unwrap();
-    let serving = api::serve(listener, handle.clone(), identity, mutes, stop.clone());
+    let serving = api::serve(listener, Api::new(handle.clone(), identity, mutes), stop.clone());
     let api = tokio::spawn(async move {
         let _file = file;
         serving.await

@@ -1,10 +1,11 @@
 //! Settings: flags over a TOML file over defaults, validated as a whole.
 //!
 //! In flow [`Options`] from both places, out flow [`Settings`] that can be acted on. Invariant:
-//! settings never make an address reachable from other hosts without mutual TLS.
+//! settings never make an anomaly reachable from other hosts without mutual TLS. (`metrics` is figures without names.)
 
 use std::{
     fmt, fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -51,6 +52,9 @@ pub struct Options {
     /// [default: 8589934592]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub retain_bytes: Option<u64>,
+    /// Answer Prometheus (/metrics) and probes (/livez, /readyz, grpc.health.v1) there, in clear text: ADDR:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
     /// What to log on standard error [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<LogLevel>,
@@ -92,6 +96,8 @@ pub struct Settings {
     pub retention: Retention,
     /// After this a subscriber that takes nothing is cut off.
     pub subscriber_patience: Duration,
+    /// Where Prometheus and probes are answered, in clear text.
+    pub metrics: Option<SocketAddr>,
     /// What to log.
     pub log: LogLevel,
     /// Where the SOC gets what is stored.
@@ -131,6 +137,7 @@ impl Options {
             subscriber_patience_s: self.subscriber_patience_s.or(other.subscriber_patience_s),
             retain_days: self.retain_days.or(other.retain_days),
             retain_bytes: self.retain_bytes.or(other.retain_bytes),
+            metrics: self.metrics.or(other.metrics),
             log: self.log.or(other.log),
             sinks: if self.sinks.is_empty() { other.sinks } else { self.sinks },
         }
@@ -174,7 +181,16 @@ impl Options {
         let log = self.log.unwrap_or_default();
         let sinks = options::validate(self.sinks, &store).map_err(|e| errors.extend(e)).unwrap_or_default();
         if errors.is_empty() {
-            Ok(Settings { listen, store, tls, retention, subscriber_patience, log, sinks })
+            Ok(Settings {
+                listen,
+                store,
+                tls,
+                retention,
+                subscriber_patience,
+                metrics: self.metrics,
+                log,
+                sinks,
+            })
         } else {
             Err(ConfigError(errors))
         }

@@ -1,8 +1,15 @@
 //! `hydrometer-control`: reads settings, serves, and stops when told to.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use hydrometer_control_plane::{
     backup,
     config::{LogLevel, Options, Settings},
@@ -44,6 +51,18 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/hydrometer/control.sock")]
         address: Address,
     },
+    /// Print the script by which a shell completes this command line
+    Completions {
+        /// The shell that is to complete
+        shell: Shell,
+    },
+    /// Write a manual page for each command
+    #[command(hide = true)]
+    Man {
+        /// Folder for the pages; made if there is none
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Show how a running control plane fares: its store and its sinks
     Status {
         /// Where it listens without TLS
@@ -68,6 +87,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Health { address }) => return health::check(&address).await,
         Some(Command::Backup { file, address }) => return backup::take(&address, &file).await,
         Some(Command::Status { address }) => return status::show(&address).await,
+        Some(Command::Completions { shell }) => return completions(shell),
+        Some(Command::Man { folder }) => return man(&folder),
         None => {}
     }
     let file = cli.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
@@ -78,6 +99,17 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     }
     log(settings.log);
     server::run(settings).await
+}
+
+fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hydrometer-control", &mut script);
+    io::stdout().write_all(&script).context("cannot print the script")
+}
+
+fn man(folder: &Path) -> anyhow::Result<()> {
+    let written = fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    written.with_context(|| format!("cannot write manual pages into {}", folder.display()))
 }
 
 fn summary(settings: &Settings) -> String {
@@ -97,8 +129,8 @@ fn summary(settings: &Settings) -> String {
 /// Logs to standard error, of libraries only what is wrong.
 fn log(level: LogLevel) {
     let filter = EnvFilter::new(format!("error,hydrometer_control_plane={level}"));
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let output = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
+    let output = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colour).with_target(false);
     output.with_env_filter(filter).init();
 }

@@ -40,6 +40,19 @@ impl Operations {
     pub fn new(store: Arc<Store>, sinks: Vec<Running>, readers: Arc<Readers>) -> Self {
         Self { store, sinks, readers, backup: Arc::default(), started: SystemTime::now() }
     }
+
+    /// How the control plane fares; fails when the store cannot be read.
+    pub async fn status(&self) -> Result<GetControlPlaneStatusResponse, StoreError> {
+        let ((oldest_position, newest_position), bytes) =
+            store::blocking(&self.store, |store| Ok((store.bounds()?, store.size()?))).await?;
+        Ok(GetControlPlaneStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: Some(self.started.into()),
+            store: Some(StoreStatus { oldest_position, newest_position, bytes }),
+            sinks: self.sinks.iter().map(sink).collect(),
+            feed: Some(self.readers.status()),
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -48,15 +61,7 @@ impl operations_server::Operations for Operations {
         &self,
         _: Request<GetControlPlaneStatusRequest>,
     ) -> Result<Response<GetControlPlaneStatusResponse>, Status> {
-        let figures = store::blocking(&self.store, |store| Ok((store.bounds()?, store.size()?))).await;
-        let ((oldest_position, newest_position), bytes) = figures.map_err(|error| failed(&error))?;
-        Ok(Response::new(GetControlPlaneStatusResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: Some(self.started.into()),
-            store: Some(StoreStatus { oldest_position, newest_position, bytes }),
-            sinks: self.sinks.iter().map(sink).collect(),
-            feed: Some(self.readers.status()),
-        }))
+        self.status().await.map(Response::new).map_err(|error| failed(&error))
     }
 
     type BackupStream = ReceiverStream<Result<BackupResponse, Status>>;

@@ -4,7 +4,7 @@
 //! no new connections, lets streams end with their last acknowledgement, and is gone within
 //! [`DRAIN`] even when a peer does not read.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use hydrometer_proto::{
@@ -16,6 +16,7 @@ use hydrometer_proto::{
     },
 };
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
@@ -36,6 +37,7 @@ use crate::{
     operations::Operations,
     sink,
     store::{self, Store},
+    watch::Watch,
     writer::Writer,
 };
 
@@ -58,12 +60,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         listeners.push(Listener::bind(address).await?);
     }
 
+    let metrics = bind(settings.metrics).await?;
+
     let stopping = CancellationToken::new();
     let (writer, mut writing) = Writer::start(Arc::clone(&store));
     let sinks = sink::start(settings.sinks, &store, &writer, &stopping)?;
     let feed = Feed::new(Arc::clone(&store), settings.subscriber_patience, stopping.clone());
     let mut retaining = tokio::spawn(store::keep(Arc::clone(&store), settings.retention, stopping.clone()));
-    let operations = Operations::new(store, sinks, feed.readers());
+    let operations = Arc::new(Operations::new(store, sinks, feed.readers()));
+    if let Some(listener) = metrics {
+        tracing::info!("metrics and health on http://{}", listener.local_addr()?);
+        tokio::spawn(hydrometer_monitor::serve(listener, Watch(Arc::clone(&operations)), stopping.clone()));
+    }
     let health = HealthReporter::new();
     let routes = routes(Ingest::new(writer, stopping.clone()), feed, operations, &health).await?;
     let mut servers = JoinSet::new();
@@ -93,16 +101,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
+/// Opens the port for Prometheus and probes, where there is to be one.
+async fn bind(metrics: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = metrics else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).with_context(|| {
+        format!("cannot answer Prometheus on {address}; give --metrics another address of this host")
+    })
+}
+
 /// All services, ready to be served on any number of sockets.
 async fn routes(
     ingest: Ingest,
     feed: Feed,
-    operations: Operations,
+    operations: Arc<Operations>,
     health: &HealthReporter,
 ) -> anyhow::Result<Routes> {
     let ingest = ControlPlaneServer::new(ingest).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let feed = FeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let operations = OperationsServer::new(operations).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let operations = OperationsServer::from_arc(operations).max_decoding_message_size(MAX_MESSAGE_BYTES);
     health.set_serving::<ControlPlaneServer<Ingest>>().await;
     health.set_serving::<FeedServer<Feed>>().await;
     health.set_serving::<OperationsServer<Operations>>().await;

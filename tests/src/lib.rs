@@ -24,6 +24,7 @@ pub mod nginx;
 pub mod openai;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod python;
 pub mod relay;
 mod rpc;

@@ -6,17 +6,20 @@
 
 mod bench;
 mod build;
+mod deb;
 mod demo;
 mod ebpf;
 mod eval;
 mod fuzz;
 mod initramfs;
 mod kernels;
+mod man;
+mod manifests;
 mod setup;
 mod shell;
 mod test;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
@@ -28,6 +31,17 @@ enum Verb {
     Setup,
     /// Build the programs for release
     Build,
+    /// Pack the programs for Debian, with units, manual pages and completions
+    Deb {
+        /// Folder of programs to pack instead of building them
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+        /// Folder for the packages [default: target/debian]
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+    /// Write manual pages and shell completions into target/share
+    Man,
     /// Two minutes of real clients, two of them extracting a model, and what Hydrometer says (needs root)
     Demo,
     /// Check formatting, lints and licences, and run every test (needs root)
@@ -36,6 +50,8 @@ enum Verb {
         #[arg(long)]
         full: bool,
     },
+    /// Write deploy/kubernetes anew, from the Helm chart
+    Manifests,
     /// Load, verify and run the kernel programs on this machine's kernel and on older ones (needs root)
     Kernels,
     /// Feed every parser, and the whole, with what nobody would send
@@ -61,9 +77,12 @@ fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Setup => setup::run(),
         Verb::Build => build::run(),
+        Verb::Deb { programs, output } => deb::run(programs, output),
+        Verb::Man => man::run(),
         Verb::Demo => demo::run(),
         Verb::Test { full } => test::run(test::Extent::of(full)),
         Verb::Kernels => kernels::run(),
+        Verb::Manifests => manifests::run(),
         Verb::Fuzz { full } => fuzz::run(test::Extent::of(full)),
         Verb::Bench { parts } => bench::run(&parts),
         Verb::Eval { arguments } => eval::run(&arguments),

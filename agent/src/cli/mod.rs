@@ -14,6 +14,7 @@ pub mod anomalies;
 pub mod chart;
 pub mod client;
 pub mod clients;
+pub mod completions;
 pub mod connect;
 pub mod detect;
 pub mod evaluate;
@@ -59,6 +60,9 @@ enum Command {
     Detect(detect::DetectArgs),
     Evaluate(evaluate::EvaluateArgs),
     Tune(tune::TuneArgs),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 impl Cli {
@@ -83,6 +87,8 @@ impl Cli {
             Command::Detect(args) => detect::run(&args),
             Command::Evaluate(args) => evaluate::run(&args),
             Command::Tune(args) => tune::run(&args),
+            Command::Completions(args) => completions::completions(&args),
+            Command::Man(args) => completions::man(&args),
         }
     }
 }

@@ -22,6 +22,8 @@ const NEEDS: &[Need] = &[
     // It has no argument with which it succeeds.
     Need { packages: "wrk", present: || ask(command("sh", "-c").arg("command -v wrk")).is_some() },
     Need { packages: "openssl", present: || answers("openssl", "version") },
+    Need { packages: "prometheus", present: || answers("prometheus", "--version") },
+    Need { packages: "systemd", present: || answers("systemd-analyze", "--version") },
     Need { packages: "rsyslog rsyslog-gnutls", present: has_rsyslog },
     Need { packages: "python3 python3-venv", present: || python::base().is_some() },
 ];
