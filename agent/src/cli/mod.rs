@@ -17,6 +17,7 @@ pub mod clients;
 pub mod connect;
 pub mod detect;
 pub mod evaluate;
+pub mod fingerprint;
 pub mod mute;
 pub mod output;
 pub mod recording;
