@@ -29,6 +29,8 @@ const SECRET: &str = "/var/lib/hydrometer/api-keys.secret";
 
 /// Where mutes and acknowledgements of the command line are kept, unless that is set.
 const MUTES: &str = "/var/lib/hydrometer/mutes.json";
+/// Where the agent remembers what it has learnt, unless told otherwise.
+const STATE: &str = "/var/lib/hydrometer/engine.state";
 
 /// What the kernel programs' table of services holds.
 const MAX_SERVICES: usize = 1024;
@@ -62,8 +64,19 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// Where mutes and acknowledgements of the command line are kept.
     pub mutes: PathBuf,
+    /// Where it remembers what it has learnt; `None` for learning anew at every start.
+    pub state: Option<StateOptions>,
     /// Settings of the engine.
     pub engine: EngineConfig,
+}
+
+/// Where the agent remembers what it has learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateOptions {
+    /// The file.
+    pub file: PathBuf,
+    /// Between two writes, where no anomaly changes.
+    pub every: Duration,
 }
 
 /// What a user may set, each in the file or as a flag.
@@ -108,6 +121,13 @@ pub struct Settings {
     /// After this long without a byte an answered exchange is over [default: 1m]
     #[arg(long, value_name = "SPAN")]
     quiet: Option<String>,
+    /// File that keeps baselines and open anomalies across restarts, or none
+    /// [default: /var/lib/hydrometer/engine.state]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Between two writes of it; changes of anomalies are written within seconds [default: 5m]
+    #[arg(long, value_name = "SPAN")]
+    state_every: Option<String>,
     /// Leave the programs attached when the agent ends
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pin: Option<bool>,
@@ -216,6 +236,8 @@ impl Settings {
             max_streams: self.max_streams.or(file.max_streams),
             ring_bytes: self.ring_bytes.or(file.ring_bytes),
             quiet: self.quiet.or(file.quiet),
+            state: self.state.or(file.state),
+            state_every: self.state_every.or(file.state_every),
             pin: self.pin.or(file.pin),
             kernel_log: self.kernel_log.or(file.kernel_log),
             log: self.log.or(file.log),
@@ -267,6 +289,9 @@ impl Settings {
             pin: self.pin.unwrap_or(false),
         };
         let quiet = span("quiet", self.quiet.as_deref().unwrap_or("1m"), &mut problems);
+        let every = span("state_every", self.state_every.as_deref().unwrap_or("5m"), &mut problems);
+        let file = self.state.unwrap_or_else(|| STATE.into());
+        let state = (file != Path::new("none")).then_some(StateOptions { file, every });
         let spool = self.control_plane.spool(&mut problems);
         let control_plane = self.control_plane.validate(&mut problems);
         let metrics = self.metrics.validate(&mut problems);
@@ -294,6 +319,7 @@ impl Settings {
             spool,
             metrics,
             mutes: self.mutes.unwrap_or_else(|| MUTES.into()),
+            state,
             engine,
         })
     }

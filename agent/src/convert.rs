@@ -7,11 +7,15 @@ use std::time::Duration;
 use hydrometer_engine::{
     Accuracy, ClientView, Ending, Exchange, Head, Identity, Impact, Nanos, Protocol, Service, WindowFeatures,
     anomaly::{self, Anomaly, AnomalyKind, Severity},
-    histogram::{self, Histogram},
+    fingerprint::Distribution,
 };
 use hydrometer_proto::v1;
 
 use crate::{kernel, known::TableStatus, mutes::Standing};
+
+mod fingerprint;
+
+pub use fingerprint::{FingerprintError, distribution, fingerprint, read_fingerprint};
 
 /// One client: features from the engine, exact counters from the kernel where it still has them.
 pub fn client(
@@ -19,31 +23,36 @@ pub fn client(
     counters: Option<&kernel::ClientSnapshot>,
     open_anomalies: Vec<String>,
 ) -> v1::Client {
-    let first_seen = counters.map_or(view.first_seen, |kernel| kernel.first_seen);
-    let last_seen = counters.map_or(view.last_seen, |kernel| kernel.last_seen);
+    let fingerprint = &view.fingerprint;
+    // The kernel sees packets before an exchange ends; the engine may know the client from before the last start.
+    let first_seen =
+        counters.map_or(fingerprint.first_seen, |kernel| kernel.first_seen.min(fingerprint.first_seen));
+    let last_seen = counters.map_or(fingerprint.last_seen, |kernel| kernel.last_seen);
+    let histogram = |which: Distribution| Some(distribution(fingerprint, which));
     v1::Client {
         address: view.id.to_string(),
         first_seen: Some(timestamp(first_seen)),
         last_seen: Some(timestamp(last_seen)),
         counters: Some(self::counters(&view, counters)),
         windows: view.windows.iter().map(window).collect(),
-        request_sizes: Some(sizes(&view.request_sizes)),
-        answer_sizes: Some(sizes(&view.answer_sizes)),
-        interarrival: Some(times(&view.intervals)),
-        services: view.services.iter().map(service).collect(),
-        protocols: view.protocols.iter().map(|&spoken| protocol(spoken).into()).collect(),
-        accuracy: accuracy(view.accuracy).into(),
+        request_sizes: histogram(Distribution::RequestSizes),
+        answer_sizes: histogram(Distribution::AnswerSizes),
+        interarrival: histogram(Distribution::Intervals),
+        services: fingerprint.services.iter().map(service).collect(),
+        protocols: fingerprint.protocols.iter().map(|spoken| protocol(spoken).into()).collect(),
+        accuracy: accuracy(fingerprint.accuracy).into(),
         open_anomalies,
         rate_series: view.rate_series.values,
-        ja4: view.ja4,
-        identity: identity(view.identity).into(),
+        ja4: fingerprint.ja4.clone(),
+        identity: identity(fingerprint.identity).into(),
     }
 }
 
 /// The kernel's counters; once it has evicted the client, what the engine counted since. The kernel knows nothing of
 /// requests that a proxy has made for the client.
 fn counters(view: &ClientView, kernel: Option<&kernel::ClientSnapshot>) -> v1::ClientCounters {
-    match kernel.filter(|_| view.identity != Identity::Forwarded) {
+    let totals = &view.fingerprint.totals;
+    match kernel.filter(|_| view.fingerprint.identity != Identity::Forwarded) {
         Some(kernel) => v1::ClientCounters {
             ingress_packets: kernel.ingress_packets,
             ingress_bytes: kernel.ingress_bytes,
@@ -57,26 +66,13 @@ fn counters(view: &ClientView, kernel: Option<&kernel::ClientSnapshot>) -> v1::C
             answer_bytes: kernel.answer_bytes,
         },
         None => v1::ClientCounters {
-            requests: view.totals.requests,
-            exchanges: view.totals.requests,
-            request_bytes: view.totals.request_bytes,
-            answer_bytes: view.totals.answer_bytes,
+            requests: totals.requests,
+            exchanges: totals.requests,
+            request_bytes: totals.request_bytes,
+            answer_bytes: totals.answer_bytes,
             ..v1::ClientCounters::default()
         },
     }
-}
-
-fn sizes(histogram: &Histogram) -> v1::Histogram {
-    self::histogram(histogram, histogram::FIRST_SIZE as f64, "bytes")
-}
-
-fn times(histogram: &Histogram) -> v1::Histogram {
-    self::histogram(histogram, histogram::FIRST_TIME.as_secs_f64() * 1e3, "ms")
-}
-
-fn histogram(histogram: &Histogram, lower_bound: f64, unit: &str) -> v1::Histogram {
-    let counts = histogram.counts().map(u64::from).into();
-    v1::Histogram { counts, lower_bound, unit: unit.to_owned() }
 }
 
 fn window(features: &WindowFeatures) -> v1::WindowFeatures {

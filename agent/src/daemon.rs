@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Api, Identity},
     cli::output,
-    config::{Config, Metrics, SpoolOptions},
+    config::{Config, Metrics, SpoolOptions, StateOptions},
     kernel::{Attachment, Kernel, Unwatched},
     mutes::Mutes,
     outbox::Outbox,
     pipeline::{self, Pipeline},
     report::Reporter,
     socket::Socket,
+    state::{Keeper, StateFile},
     watch::Watch,
 };
 
@@ -40,11 +41,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = bind(config.metrics).await?;
     let outbox = config.control_plane.is_some().then(|| open(&config.spool)).transpose()?;
     let kernel = attach(&config).await?;
+    let keeper = config.state.as_ref().map(keep).transpose()?;
 
     let report = config.control_plane.clone().zip(outbox);
     let (handle, questions) = pipeline::questions();
     let outbox = report.as_ref().map(|(_, outbox)| outbox.clone());
     let mut pipeline = Pipeline::new(Some(kernel), config.engine, config.node.clone(), outbox);
+    if let Some(keeper) = keeper {
+        pipeline = pipeline.remembering(keeper);
+    }
     pipeline.attend(mutes.said());
     let pipeline = tokio::spawn(pipeline.run(questions, config.quiet, stop.clone()));
     let reporting = report.clone().map(|(control_plane, outbox)| {
@@ -100,6 +105,10 @@ async fn bind(metrics: Option<Metrics>) -> anyhow::Result<Option<(TcpListener, u
 
 fn open(spool: &SpoolOptions) -> anyhow::Result<Outbox> {
     Ok(Outbox::open(&spool.directory, spool.max_bytes)?)
+}
+
+fn keep(state: &StateOptions) -> anyhow::Result<Keeper> {
+    Ok(Keeper::new(StateFile::open(&state.file)?, state.every))
 }
 
 /// Loads the programs and attaches them; on a failure nothing stays attached.

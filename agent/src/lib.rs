@@ -25,6 +25,7 @@ pub mod replay;
 pub mod report;
 pub mod socket;
 pub mod spool;
+pub mod state;
 pub mod status;
 pub mod top;
 pub mod traffic;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hydrometer_engine::{
-    Acknowledgement, Context, Ipv6Prefix, Mute, Nanos, Target,
+    Acknowledgement, Context, Ipv6Prefix, Mute, Nanos, Said, Target,
     anomaly::{AnomalyKind, Remark},
 };
 use jiff::Timestamp;
@@ -95,8 +95,8 @@ impl Mutes {
     }
 
     /// What was said, for the engine.
-    pub fn said(&self) -> (Vec<Mute>, Vec<Acknowledgement>) {
-        (self.held.clone(), self.acknowledgements.clone())
+    pub fn said(&self) -> Said {
+        Said { mutes: self.held.clone(), acknowledgements: self.acknowledgements.clone() }
     }
 
     /// The mutes that hold at `now`, those that end first, first.
@@ -293,7 +293,7 @@ mod tests {
         let mutes = mutes.acknowledging(Acknowledgement { anomaly: "a1".to_owned(), remark }).unwrap();
         let again = open(&path).unwrap();
         assert_eq!(again.said(), mutes.said());
-        assert_eq!(again.said().0.len(), 2, "the second has taken the place of the first");
+        assert_eq!(again.said().mutes.len(), 2, "the second has taken the place of the first");
         let until = |at: u64| -> Vec<u64> {
             let standing = again.standing(Nanos(at * SECOND)).into_iter();
             standing.map(|standing| standing.mute.remark.until.0 / SECOND).collect()
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(ended, []);
         let (_, ended) = same.without(&target, None, Nanos(2)).unwrap();
         assert_eq!(ended, [mute("203.0.113.0/24", flood, 7)]);
-        assert_eq!(open(&path).unwrap().said().0, [mute("2001:db8:1:2::42", None, 9)]);
+        assert_eq!(open(&path).unwrap().said().mutes, [mute("2001:db8:1:2::42", None, 9)]);
     }
 
     #[test]

@@ -11,14 +11,13 @@ use std::{
 };
 
 use hydrometer_engine::{
-    Acknowledgement, ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Identity, Mute,
-    Nanos,
+    ClientId, ClientView, Engine, EngineConfig, EngineStats, Exchange, Fingerprint, Identity, Nanos, Said,
     anomaly::{Anomaly, Reach},
 };
 use hydrometer_proto::v1;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +29,7 @@ use crate::{
         Progress,
     },
     outbox::Outbox,
+    state::{self, Keeper, StateAccount},
 };
 
 /// Questions that wait for their turn.
@@ -49,6 +49,7 @@ pub struct Pipeline {
     report: Option<Outbox>,
     /// Clients known to the kernel side or the engine, when the client map was last walked over.
     clients: usize,
+    keeper: Option<Keeper>,
     /// How often the kernel could not be read.
     failures: u64,
 }
@@ -106,6 +107,15 @@ pub struct Account {
     pub muted_anomalies: usize,
     /// How often the kernel could not be read.
     pub failures: u64,
+    /// What is remembered across restarts.
+    pub state: Option<StateAccount>,
+}
+
+/// What is known of one client.
+struct Known {
+    client: v1::Client,
+    recent: Vec<Exchange>,
+    fingerprint: Fingerprint,
 }
 
 /// A way to ask, and the questions for [`Pipeline::run`].
@@ -146,8 +156,22 @@ impl Pipeline {
             findings: Findings::default(),
             report,
             clients: 0,
+            keeper: None,
             failures: 0,
         }
+    }
+
+    /// One that goes on with what `keeper` remembers, and has it remember what comes.
+    #[must_use]
+    pub fn remembering(mut self, mut keeper: Keeper) -> Self {
+        if let Some(memory) = keeper.recall(self.engine.config().clone()) {
+            self.engine = memory.engine;
+            for anomaly in memory.anomalies {
+                self.findings.add(Arc::new(anomaly));
+            }
+        }
+        self.keeper = Some(keeper);
+        self
     }
 
     /// Drains and advances until `stop`; then flushes what is open and detaches.
@@ -163,6 +187,8 @@ impl Pipeline {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // After a failure the kernel is left alone until the next second, instead of spinning.
         let mut is_readable = true;
+        // What was remembered may be over by now.
+        self.advance(now());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -179,6 +205,11 @@ impl Pipeline {
                     self.drain();
                     self.sweep(quiet);
                     self.advance(now());
+                    if let Some(keeper) = &mut self.keeper
+                        && keeper.is_due().await
+                    {
+                        self.remember();
+                    }
                 }
                 Some(question) = questions.0.recv() => question(&mut self),
             }
@@ -187,6 +218,13 @@ impl Pipeline {
             kernel.flush(|exchange| self.engine.observe(&exchange));
         }
         self.advance(now());
+        if let Some(keeper) = &mut self.keeper {
+            keeper.settle().await;
+        }
+        self.remember();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.settle().await;
+        }
         self.kernel.as_mut().map_or(Ok(()), Kernel::detach)
     }
 
@@ -205,9 +243,19 @@ impl Pipeline {
     }
 
     /// From now on these mutes and acknowledgements hold, beside those of the settings.
-    pub fn attend(&mut self, (mutes, acknowledgements): (Vec<Mute>, Vec<Acknowledgement>)) {
-        self.engine.attend(mutes, acknowledgements);
+    pub fn attend(&mut self, said: Said) {
+        self.engine.attend(said);
         self.advance(now());
+    }
+
+    /// Has the state written.
+    fn remember(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let begun = Instant::now();
+        let anomalies = self.findings.all();
+        if let Some(bytes) = state::encode(&self.engine, anomalies.iter().map(AsRef::as_ref)) {
+            keeper.write(bytes, begun.elapsed());
+        }
     }
 
     /// Hands one change to whoever wants it.
@@ -227,6 +275,9 @@ impl Pipeline {
             report.push(&anomaly);
         }
         self.findings.add(anomaly);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.hurry();
+        }
     }
 
     /// Everyone of whom an exchange has ended, ascending.
@@ -280,32 +331,33 @@ impl Pipeline {
         Some(Standing {
             id: *id,
             rate: minute.map_or(0.0, |window| window.request_rate),
-            requests: view.totals.requests,
-            request_bytes: view.totals.request_bytes,
-            answer_bytes: view.totals.answer_bytes,
-            last_seen: view.last_seen,
+            requests: view.fingerprint.totals.requests,
+            request_bytes: view.fingerprint.totals.request_bytes,
+            answer_bytes: view.fingerprint.totals.answer_bytes,
+            last_seen: view.fingerprint.last_seen,
             cv: view.windows.iter().rev().find_map(|window| window.interarrival_cv),
         })
     }
 
     /// These clients as messages; those forgotten meanwhile are left out.
     pub fn clients(&mut self, ids: &[ClientId]) -> Vec<v1::Client> {
-        ids.iter().filter_map(|id| self.client(id)).map(|(client, _)| client).collect()
+        ids.iter().filter_map(|id| self.client(id)).map(|known| known.client).collect()
     }
 
     /// One client in depth, without its flows.
     pub fn client_in_depth(&mut self, id: &ClientId) -> Option<v1::GetClientResponse> {
-        let (client, mut recent) = self.client(id)?;
+        let Known { client, mut recent, fingerprint } = self.client(id)?;
         hydrometer_engine::tell_truncated(&mut recent);
         Some(v1::GetClientResponse {
             anomalies: self.findings.of(&client.address),
             client: Some(client),
             flows: Vec::new(),
             exchanges: recent.iter().map(convert::exchange).collect(),
+            fingerprint: Some(convert::fingerprint(&fingerprint)),
         })
     }
 
-    fn client(&mut self, id: &ClientId) -> Option<(v1::Client, Vec<Exchange>)> {
+    fn client(&mut self, id: &ClientId) -> Option<Known> {
         let counters = match self.counters(id) {
             Ok(counters) => counters,
             Err(error) => {
@@ -319,18 +371,18 @@ impl Pipeline {
             (None, None) => return None,
         };
         let recent = std::mem::take(&mut view.recent);
+        let fingerprint = view.fingerprint.clone();
         let open = self.findings.open_of(&id.to_string());
-        Some((convert::client(view, counters.as_ref(), open), recent))
+        Some(Known { client: convert::client(view, counters.as_ref(), open), recent, fingerprint })
     }
 
     /// A client of which no exchange has ended, or a proxy whose exchanges are all its clients'.
     fn silent(&self, counters: &ClientSnapshot) -> ClientView {
         let is_proxy = self.kernel.as_ref().is_some_and(|kernel| kernel.is_proxy(&counters.id));
-        ClientView {
-            last_seen: counters.last_seen,
-            identity: if is_proxy { Identity::Proxy } else { Identity::Direct },
-            ..Engine::silent_client(counters.id, counters.first_seen, now())
-        }
+        let mut view = Engine::silent_client(counters.id, counters.first_seen, now());
+        view.fingerprint.last_seen = counters.last_seen;
+        view.fingerprint.identity = if is_proxy { Identity::Proxy } else { Identity::Direct };
+        view
     }
 
     fn counters(&self, id: &ClientId) -> Result<Option<ClientSnapshot>, KernelError> {
@@ -378,6 +430,7 @@ impl Pipeline {
             open_anomalies: self.findings.open(),
             muted_anomalies: self.findings.muted(),
             failures: self.failures,
+            state: self.keeper.as_ref().map(|keeper| keeper.account().clone()),
         }
     }
 

@@ -5,7 +5,13 @@ use std::fs;
 use hydrometer_engine::{Ipv6Prefix, Nanos, Service};
 use hydrometer_proto::v1;
 
-use crate::{config::ControlPlane, convert, outbox::Outbox, pipeline::Account};
+use crate::{
+    config::ControlPlane,
+    convert,
+    outbox::Outbox,
+    pipeline::Account,
+    state::{self, StateAccount},
+};
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -55,6 +61,7 @@ pub fn status(identity: &Identity, account: Account) -> v1::GetStatusResponse {
         exchanges: account.engine.exchanges,
         interfaces: account.interfaces.map(convert::interfaces),
         memory,
+        state: account.state.as_ref().map(state::status),
     }
 }
 
@@ -76,8 +83,26 @@ pub fn losses(account: &Account, outbox: Option<&Outbox>) -> Vec<v1::Loss> {
         account.failures,
         "the kernel's maps could not be read; the agent's log says why",
     );
+    let kept = account.state.iter().flat_map(kept);
     let report = outbox.into_iter().flat_map(report);
-    kernel.chain(engine).chain([read]).chain(report).collect()
+    kernel.chain(engine).chain([read]).chain(kept).chain(report).collect()
+}
+
+/// Losses of what is remembered across restarts.
+fn kept(account: &StateAccount) -> [v1::Loss; 2] {
+    [
+        loss(
+            "state_write",
+            account.failed,
+            "the state could not be written, so a restart would learn anew; the agent's log says why",
+        ),
+        loss(
+            "state_discarded",
+            account.discarded.into(),
+            "the state that was saved is damaged or another version's: baselines are learnt anew, and anomalies that \
+             were open will not be closed",
+        ),
+    ]
 }
 
 /// Losses on the way to the control plane.

@@ -39,6 +39,7 @@ fn json_keeps_its_schema() {
     for (name, args) in [
         ("json_clients", &["clients", "-o", "json", "--limit", "1"][..]),
         ("json_client", &["client", "203.0.113.66", "-o", "json"]),
+        ("json_client_compared", &["client", "203.0.113.66", "--with", "203.0.113.7", "-o", "json"]),
         ("json_anomalies", &["anomalies", "-o", "json", "--kind", "low_and_slow"]),
         ("json_status", &["status", "-o", "json"]),
         ("json_mutes", &["mutes", "-o", "json"]),

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use hydrometer_agent::{
     cli::{
-        anomalies, client, clients, mute,
+        anomalies, client, clients,
+        fingerprint::{self, Others},
+        mute,
         output::{Format, Paint},
         status,
     },
@@ -40,7 +42,16 @@ fn clients_as_a_table_and_wide() {
 #[test]
 fn a_client_in_depth() {
     let detail = cli_fixture::detail("203.0.113.66").unwrap();
-    assert_snapshot!("client", client::render(&detail, cli_fixture::now(), Paint::PLAIN).unwrap());
+    assert_snapshot!("client", client::render(&detail, None, cli_fixture::now(), Paint::PLAIN).unwrap());
+}
+
+#[test]
+fn a_fingerprint_beside_that_of_others() {
+    let (of, mut others) = (cli_fixture::fingerprint(640, 18_000), cli_fixture::fingerprint(6400, 200));
+    others.merge(&cli_fixture::fingerprint(640, 100));
+    let addresses = vec!["203.0.113.7".to_owned(), "198.51.100.9".to_owned()];
+    let others = Others { addresses, fingerprint: others };
+    assert_snapshot!("fingerprint_compared", fingerprint::render(&of, Some(&others), Paint::PLAIN));
 }
 
 #[test]

@@ -49,9 +49,12 @@ fn page(status: &GetControlPlaneStatusResponse) -> Page {
     page
 }
 
+/// A counter of a sink: its name, what it means, its value.
+type SinkCounter = (&'static str, &'static str, fn(&SinkStatus) -> u64);
+
 fn sinks(page: &mut Page, sinks: &[SinkStatus], newest: u64) {
     let of = |sink: &SinkStatus| labels([("sink", &sink.name), ("kind", &sink.kind)]);
-    let counters: [(&str, &str, fn(&SinkStatus) -> u64); 4] = [
+    let counters: [SinkCounter; 4] = [
         ("sink_delivered", "States that a sink's destination has taken", |sink| sink.delivered),
         ("sink_retries", "Attempts that failed and are made again", |sink| sink.retries),
         ("sink_dead_lettered", "States in a sink's dead-letter file", |sink| sink.dead_lettered),

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClientId, Impact, Nanos};
+use crate::{ClientId, Impact, Nanos, state::name};
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,7 +150,7 @@ impl fmt::Display for AnomalyKind {
 }
 
 /// How much it matters: at least as much as its kind does, and more the more it has cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Severity {
     /// Worth knowing.
     Low,
@@ -163,7 +163,7 @@ pub enum Severity {
 }
 
 /// Where an anomaly is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// Just raised.
     Open,
@@ -174,7 +174,7 @@ pub enum State {
 }
 
 /// What a value was compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ComparedWith {
     /// The client's own past.
     Own,
@@ -201,17 +201,22 @@ impl ComparedWith {
     }
 }
 
+/// The name of a feature or of a unit: part of the program. The alias keeps serde from borrowing it from what is read.
+pub type Name = &'static str;
+
 /// A feature that decided, and what it was compared with.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeatureEvidence {
     /// Name of the feature.
-    pub feature: &'static str,
+    #[serde(deserialize_with = "name")]
+    pub feature: Name,
     /// Its value for this client.
     pub value: f64,
     /// What is usual, or the limit.
     pub baseline: f64,
     /// Unit of both.
-    pub unit: &'static str,
+    #[serde(deserialize_with = "name")]
+    pub unit: Name,
     /// What the baseline is.
     pub compared_with: ComparedWith,
     /// Robust standard deviations from the baseline.
@@ -219,12 +224,14 @@ pub struct FeatureEvidence {
 }
 
 /// A value over time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// Name of the feature.
-    pub feature: &'static str,
+    #[serde(deserialize_with = "name")]
+    pub feature: Name,
     /// Unit of the values.
-    pub unit: &'static str,
+    #[serde(deserialize_with = "name")]
+    pub unit: Name,
     /// Start of the first point.
     pub start: Nanos,
     /// Between points.
@@ -234,7 +241,7 @@ pub struct Series {
 }
 
 /// Why an anomaly was raised.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// One sentence in plain words.
     pub summary: String,
@@ -247,7 +254,7 @@ pub struct Evidence {
 }
 
 /// A client that belongs to a campaign.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Who.
     pub client: ClientId,
@@ -258,7 +265,7 @@ pub struct Member {
 }
 
 /// One finding, in one state. The same id passes through open, updated and closed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Anomaly {
     /// Stable identifier.
     pub id: String,
@@ -301,7 +308,7 @@ pub struct Anomaly {
 }
 
 /// What somebody has said about anomalies, and how long it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remark {
     /// Who.
     pub by: String,
@@ -321,7 +328,7 @@ impl Remark {
 }
 
 /// How far a state of an anomaly goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Reach {
     /// No further than this node: it is muted.
     Node,

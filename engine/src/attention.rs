@@ -11,6 +11,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientId, Ipv6Prefix, Nanos, ParseSelectorError, Selector,
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Anomalies that are not to be raised.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mute {
     /// Which.
     pub target: Target,
@@ -30,7 +31,7 @@ pub struct Mute {
 }
 
 /// What a mute is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Target {
     /// Anomalies of these clients.
     Clients(Selector),
@@ -39,12 +40,21 @@ pub enum Target {
 }
 
 /// Somebody has taken up an anomaly: it goes on being told, with the remark.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Acknowledgement {
     /// Identifier of the anomaly.
     pub anomaly: String,
     /// Who, why, and until when it holds.
     pub remark: Remark,
+}
+
+/// What was said while the engine ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// What is muted.
+    pub mutes: Vec<Mute>,
+    /// What is taken up.
+    pub acknowledgements: Vec<Acknowledgement>,
 }
 
 /// An anomaly's identifier has this many digits.
@@ -81,7 +91,7 @@ impl fmt::Display for Target {
 }
 
 /// Everything that the operator has said and that still holds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Attention {
     mutes: Vec<Mute>,
     acknowledged: BTreeMap<String, Remark>,
@@ -92,14 +102,14 @@ pub(crate) struct Attention {
 }
 
 /// What the operator has said about one anomaly.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Marks {
     muted: Option<Remark>,
     acknowledged: Option<Remark>,
 }
 
 /// Who has heard of one anomaly so far, and with which marks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Audience {
     /// Whether the fleet has.
     fleet: bool,
@@ -111,17 +121,18 @@ impl Attention {
     pub(crate) const NONE: Self =
         Self { mutes: Vec::new(), acknowledged: BTreeMap::new(), is_changed: false, has_news: false };
 
-    pub(crate) fn new(
+    /// From now on these hold alone. They are news where they are others than before.
+    pub(crate) fn renew(
+        &mut self,
         mutes: impl IntoIterator<Item = Mute>,
         acknowledgements: impl IntoIterator<Item = Acknowledgement>,
-    ) -> Self {
-        let remarks = acknowledgements.into_iter().map(|known| (known.anomaly, known.remark));
-        Self {
-            mutes: mutes.into_iter().collect(),
-            acknowledged: remarks.collect(),
-            is_changed: true,
-            has_news: false,
-        }
+        now: Nanos,
+    ) {
+        let mutes: Vec<Mute> = mutes.into_iter().filter(|mute| mute.remark.holds(now)).collect();
+        let held = acknowledgements.into_iter().filter(|known| known.remark.holds(now));
+        let acknowledged = held.map(|known| (known.anomaly, known.remark)).collect();
+        self.is_changed |= mutes != self.mutes || acknowledged != self.acknowledged;
+        (self.mutes, self.acknowledged) = (mutes, acknowledged);
     }
 
     /// Forgets what has ceased to hold.
@@ -215,7 +226,8 @@ mod tests {
     #[test]
     fn a_mute_holds_for_those_it_names_until_it_expires_and_the_longest_counts() {
         let by_id = Target::Anomaly("a1".to_owned());
-        let mut attention = Attention::new(
+        let mut attention = Attention::default();
+        attention.renew(
             [
                 mute("203.0.113.0/24", Some(AnomalyKind::Flood), 30),
                 mute("203.0.113.7", Some(AnomalyKind::Flood), 20),
@@ -223,6 +235,7 @@ mod tests {
                 Mute { target: by_id, kind: None, remark: remark("by id", 40) },
             ],
             [Acknowledgement { anomaly: "a2".to_owned(), remark: remark("seen", 15) }],
+            Nanos(0),
         );
         attention.advance(Nanos(1));
         assert!(attention.has_news);

@@ -9,6 +9,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ClientId, Nanos};
 
 /// Scales a MAD to the standard deviation it implies for normal values.
@@ -47,7 +49,7 @@ const LEAST_TAIL_INDEX: f64 = 0.05;
 /// day's by a factor of 1.4 at most: whoever wants to be used to twice as much has to ask for it two days longer, and
 /// not be suspected meanwhile. An hour is known once it was seen on two days; until then the other clients alone say
 /// what is usual. Hours are those of UTC, and the neighbours of an hour count with it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct OwnPast {
     /// Buckets of [`PER_OCTAVE`].
     levels: [u8; HOURS],
@@ -137,7 +139,7 @@ fn value(bucket: u8) -> f64 {
 
 /// One vote a client on what is usual. Holds the [`MAX_VOTERS`] clients whose hashes are lowest,
 /// a fair sample however many vote: at most 1,024 x 64 bytes and the sorted copy, about 75 KB.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Votes {
     by_hash: BTreeMap<(u64, ClientId), Vote>,
     sorted: Vec<f64>,
@@ -146,7 +148,7 @@ pub(crate) struct Votes {
     settled: Nanos,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Vote {
     value: f64,
     cast: Nanos,

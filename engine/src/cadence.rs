@@ -9,6 +9,8 @@
 //!
 //! A sum is evidence in nats: exp(sum) times likelier under regular asking since it last was zero.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Nanos,
     trail::{Mark, Trail},
@@ -34,7 +36,7 @@ const LEAST_GAPS: usize = 11;
 const MOST_MEDIANS: f64 = 8.0;
 
 /// One client's sums.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cadence {
     sums: [Sum; SIGMAS.len()],
     /// Gaps that end here or before are in the sums.
@@ -42,7 +44,7 @@ pub(crate) struct Cadence {
 }
 
 /// Evidence for one scatter.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sum {
     pub(crate) nats: f32,
     /// Gaps since it was zero.

@@ -1,30 +1,25 @@
 //! What the engine keeps of one client between exchanges.
 //!
-//! Memory is bounded: the window (13 KB at most), the trail (2 KB), 64 recent exchanges (6 KB), the own past (56
-//! bytes) and the rest (2 KB). A client with a dozen exchanges takes about 4 KB.
+//! Memory is bounded: the trail (2.3 KB at most), the fingerprint (1 KB, and 1 KB for what it lists), the own past and
+//! the rest (0.8 KB), and for who asks more than 64 times in ten minutes tallies (1.2 KB).
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    Accuracy, ClientId, ClientView, Ending, Exchange, Identity, Nanos, Protocol, Service, Totals,
+    ClientId, ClientView, Exchange, Fingerprint, Nanos,
     baseline::OwnPast,
     cadence::Cadence,
-    histogram::Histogram,
     impact::Taken,
     lifecycle::Lifecycle,
     pace::Pace,
-    recent::Recent,
-    trail::{MAX_MARKS, Mark, Neighbours, Trail},
-    window::{RING, Sample, WINDOWS, Window},
+    trail::{Filed, MAX_MARKS, Mark, Trail},
+    window::{RING, Tallies, WINDOWS, Window},
 };
 
 /// A client is judged this often at most, unless its whole trail is new.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
-
-const MAX_SERVICES: usize = 16;
-const MAX_JA4: usize = 8;
-/// A JA4 fingerprint has 36 characters; anything much longer is not one.
-const MAX_JA4_LEN: usize = 64;
 
 const MINUTE: u64 = 60_000_000_000;
 
@@ -32,9 +27,9 @@ const MINUTE: u64 = 60_000_000_000;
 const MINUTES_TO_SETTLE: u64 = 2;
 
 /// One client.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Client {
-    pub(crate) window: Window,
+    pub(crate) tallies: Tallies,
     pub(crate) trail: Trail,
     pub(crate) cadence: Cadence,
     pub(crate) pace: Pace,
@@ -46,20 +41,9 @@ pub(crate) struct Client {
     judged: Nanos,
     /// Whether it was heard of since the time last moved.
     pub(crate) is_touched: bool,
-    pub(crate) first_seen: Nanos,
-    last_seen: Nanos,
-    pub(crate) totals: Totals,
     /// Estimated tokens in all, and their price.
     pub(crate) taken: Taken,
-    request_sizes: Histogram,
-    answer_sizes: Histogram,
-    intervals: Histogram,
-    services: Vec<Service>,
-    protocols: Vec<Protocol>,
-    accuracy: Accuracy,
-    pub(crate) ja4: Vec<String>,
-    identity: Identity,
-    recent: Recent,
+    pub(crate) fingerprint: Fingerprint,
     /// The first minute not yet fed to `past`.
     next_minute: u64,
 }
@@ -67,7 +51,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(first_seen: Nanos) -> Self {
         Self {
-            window: Window::default(),
+            tallies: Tallies::default(),
             trail: Trail::default(),
             cadence: Cadence::default(),
             pace: Pace::default(),
@@ -76,66 +60,31 @@ impl Client {
             past: OwnPast::default(),
             lifecycle: Lifecycle::default(),
             is_touched: false,
-            first_seen,
-            last_seen: first_seen,
-            totals: Totals::default(),
             taken: Taken::NOTHING,
-            request_sizes: Histogram::default(),
-            answer_sizes: Histogram::default(),
-            intervals: Histogram::default(),
-            services: Vec::new(),
-            protocols: Vec::new(),
-            accuracy: Accuracy::Exact,
-            ja4: Vec::new(),
-            identity: Identity::Direct,
-            recent: Recent::default(),
+            fingerprint: Fingerprint::new(first_seen),
             next_minute: first_seen.0 / MINUTE,
         }
     }
 
-    /// Counts an exchange and remembers it among the recent.
+    /// The last ten minutes.
+    pub(crate) fn window(&self) -> Window<'_> {
+        Window { trail: &self.trail, tallies: &self.tallies }
+    }
+
+    /// Counts an exchange.
     pub(crate) fn count(&mut self, exchange: &Exchange) {
-        self.first_seen = self.first_seen.min(exchange.start);
-        self.last_seen = self.last_seen.max(exchange.start + exchange.duration);
-        self.totals.requests += 1;
-        self.totals.request_bytes = self.totals.request_bytes.saturating_add(exchange.request_bytes);
-        self.totals.answer_bytes = self.totals.answer_bytes.saturating_add(exchange.answer_bytes);
-        self.totals.aborted += u64::from(exchange.ending == Ending::Aborted);
-        self.request_sizes.add_size(exchange.request_bytes);
-        self.answer_sizes.add_size(exchange.answer_bytes);
-        self.accuracy = self.accuracy.max(exchange.accuracy);
-        if self.identity != Identity::Forwarded {
-            self.identity = exchange.identity;
-        }
-        let service = remember(&mut self.services, &exchange.service, MAX_SERVICES);
-        remember(&mut self.protocols, &exchange.protocol, usize::MAX);
-        let ja4 = exchange.ja4.as_ref().filter(|ja4| ja4.len() <= MAX_JA4_LEN);
-        let ja4 = ja4.and_then(|ja4| remember(&mut self.ja4, ja4, MAX_JA4));
-        let beside = self.recent.insert(exchange, service, ja4);
-        self.count_intervals(exchange.start, beside);
+        self.fingerprint.add(exchange);
     }
 
-    /// Counts the intervals to the neighbours of an exchange, in place of that between them: exchanges arrive when
-    /// they end, not in the order in which they began.
-    fn count_intervals(&mut self, start: Nanos, Neighbours { before, after }: Neighbours) {
-        if let (Some(before), Some(after)) = (before, after) {
-            self.intervals.remove_time(after.since(before));
-        }
-        if let Some(before) = before {
-            self.intervals.add_time(start.since(before));
-        }
-        if let Some(after) = after {
-            self.intervals.add_time(after.since(start));
-        }
-    }
-
-    /// Places an exchange in the windows.
+    /// Places an exchange among those of the last ten minutes.
     pub(crate) fn place(&mut self, exchange: &Exchange, service: u16) {
-        let sample = Sample::new(exchange, service);
-        self.window.insert(sample);
-        let mark = Mark::new(exchange, sample.record_bytes, service);
-        if let Some(beside) = self.trail.insert(mark) {
-            self.pace.add(&mark, beside);
+        let Filed { beside, out } = self.trail.insert(exchange, service);
+        if let Some(beside) = beside {
+            self.fingerprint.add_intervals(exchange.start, beside);
+            self.pace.add(&Mark::new(exchange, service), beside);
+        }
+        if let Some(out) = out.filter(|out| out.start + RING > exchange.start) {
+            self.tallies.fold(&out);
         }
         self.fresh += 1;
     }
@@ -173,7 +122,7 @@ impl Client {
         } else {
             for minute in from.max(oldest)..complete {
                 let (start, end) = (Nanos(minute * MINUTE), Nanos((minute + 1) * MINUTE));
-                match self.window.requests_between(start, end) {
+                match self.window().requests_between(start, end) {
                     0 => {}
                     requests => self.past.feed(start, requests),
                 }
@@ -181,48 +130,29 @@ impl Client {
         }
         self.past.advance(Nanos(complete * MINUTE));
         self.next_minute = complete.max(from);
-        self.window.expire(now);
+        self.tallies.expire(now);
     }
 
     pub(crate) fn view(&self, id: ClientId, now: Nanos) -> ClientView {
         ClientView {
             id,
-            first_seen: self.first_seen,
-            last_seen: self.last_seen,
-            totals: self.totals,
-            request_sizes: self.request_sizes,
-            answer_sizes: self.answer_sizes,
-            intervals: self.intervals,
-            windows: WINDOWS.iter().map(|window| self.window.features(now, *window)).collect(),
-            rate_series: self.window.rate_series(now),
-            services: self.services.clone(),
-            protocols: self.protocols.clone(),
-            accuracy: self.accuracy,
-            ja4: self.ja4.clone(),
-            identity: self.identity,
-            recent: self.recent.exchanges(id, &self.services, &self.ja4),
+            windows: WINDOWS.iter().map(|window| self.window().features(now, *window)).collect(),
+            rate_series: self.window().rate_series(now),
+            recent: self.trail.exchanges(id, &self.fingerprint),
+            fingerprint: self.fingerprint.clone(),
             open_anomalies: self.lifecycle.open().map(|anomaly| anomaly.kind).collect(),
         }
     }
-}
-
-/// Where `new` is among those held, after it was taken in if there is room.
-fn remember<T: Clone + PartialEq>(held: &mut Vec<T>, new: &T, most: usize) -> Option<usize> {
-    let known = held.iter().position(|held| held == new);
-    if known.is_none() && held.len() < most {
-        held.push(new.clone());
-        return Some(held.len() - 1);
-    }
-    known
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        LifecycleConfig,
+        Accuracy, Ending, LifecycleConfig, Service,
         anomaly::{AnomalyKind, Evidence, Severity},
         detector::Finding,
+        fingerprint::{MAX_JA4, MAX_SERVICES},
         lifecycle::NO_FACTS,
         test_exchange,
     };
@@ -281,38 +211,27 @@ mod tests {
     }
 
     #[test]
-    fn intervals_are_those_between_begins_in_whatever_order_exchanges_end() {
-        let mut client = Client::new(Nanos(0));
-        for begin_ms in [0, 400, 100, 300] {
-            client.count(&Exchange { start: Nanos(begin_ms * 1_000_000), ..test_exchange() });
-        }
-        let mut expected = Histogram::default();
-        for interval_ms in [100, 200, 100] {
-            expected.add_time(Duration::from_millis(interval_ms));
-        }
-        assert_eq!(client.intervals, expected);
-    }
-
-    #[test]
     fn what_a_view_lists_is_bounded_and_newest_first() {
         let mut client = Client::new(test_exchange().start);
         for n in 0..200_u16 {
-            client.count(&Exchange {
+            let exchange = Exchange {
                 start: Nanos(u64::from(n * 7 % 200)),
                 service: Service { address: None, port: n },
                 accuracy: if n == 9 { Accuracy::Estimated } else { Accuracy::Exact },
                 ja4: Some(format!("t13d{n}")),
                 ending: if n < 3 { Ending::Aborted } else { Ending::Complete },
                 ..test_exchange()
-            });
+            };
+            client.count(&exchange);
+            client.place(&exchange, 0);
         }
         let view = client.view(test_exchange().client, Nanos(200));
         assert_eq!(
-            (view.recent.len(), view.services.len(), view.ja4.len()),
-            (crate::recent::MAX_RECENT, MAX_SERVICES, MAX_JA4)
+            (view.recent.len(), view.fingerprint.services.len(), view.fingerprint.ja4.len()),
+            (crate::trail::MAX_DETAILS, MAX_SERVICES, MAX_JA4)
         );
         assert!(view.recent.is_sorted_by(|a, b| a.start >= b.start) && view.recent[0].start == Nanos(199));
-        assert_eq!((view.totals.requests, view.totals.aborted), (200, 3));
-        assert_eq!(view.accuracy, Accuracy::Estimated);
+        assert_eq!((view.fingerprint.totals.requests, view.fingerprint.totals.aborted), (200, 3));
+        assert_eq!(view.fingerprint.accuracy, Accuracy::Estimated);
     }
 }

@@ -6,9 +6,11 @@ use std::{
     str::FromStr,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A client: an IPv4 address or an IPv6 network, by default a /64, the smallest unit that a person or a company
 /// is given; or an API key that a trusted proxy passes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ClientId {
     /// An IPv4 address.
     V4(Ipv4Addr),
@@ -22,14 +24,14 @@ pub enum ClientId {
 const KEY: &str = "key:";
 
 /// An IPv6 address whose bits beyond the prefix are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ipv6Network {
     address: Ipv6Addr,
     prefix: Ipv6Prefix,
 }
 
 /// How many leading bits of an IPv6 address tell one client from another: 0 to 128.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ipv6Prefix(u8);
 
 /// The text names no client.

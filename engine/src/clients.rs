@@ -7,14 +7,17 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ClientId, client::Client};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Clients {
     // The hash differs from process to process, so nobody can choose addresses that collide.
+    #[serde(skip)]
     by_id: HashMap<ClientId, u32, foldhash::fast::RandomState>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -25,7 +28,7 @@ pub(crate) struct Clients {
     hand: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Slot {
     id: ClientId,
     // Boxed, so that a growing list moves pointers.
@@ -49,6 +52,12 @@ impl Default for Clients {
 }
 
 impl Clients {
+    /// Finds everyone's slot again, after they were read back.
+    pub(crate) fn index(&mut self) {
+        let held = self.slots.iter().enumerate().filter(|(_, slot)| slot.client.is_some());
+        self.by_id = held.map(|(number, slot)| (slot.id, number as u32)).collect();
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -187,7 +196,7 @@ mod tests {
         }
         clients.forget_oldest();
         let mut seen: Vec<Nanos> = (0..4)
-            .flat_map(|_| clients.visit(3).map(|client| client.first_seen).collect::<Vec<_>>())
+            .flat_map(|_| clients.visit(3).map(|client| client.fingerprint.first_seen).collect::<Vec<_>>())
             .collect();
         seen.sort();
         assert_eq!(seen, (1..10).map(Nanos).collect::<Vec<_>>());

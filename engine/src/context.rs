@@ -14,6 +14,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientId, Ipv6Prefix, Nanos, ParseClientIdError,
@@ -72,7 +73,7 @@ pub struct Infrastructure {
 }
 
 /// Describes clients.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Selector {
     /// One client: an address, an IPv6 network that is one, or an API key.
     Client(ClientId),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ClientId, Nanos};
 
 /// A local address and port that serves a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// The address; `None` when the record does not tell it.
     pub address: Option<IpAddr>,
@@ -117,7 +117,7 @@ pub struct Exchange {
     pub client_port: u16,
     /// What was asked.
     pub service: Service,
-    /// Identifies the flow within one agent run or one capture.
+    /// Identifies the flow within one agent run or one capture; 0 where it is not kept.
     pub flow: u64,
     /// Application bytes of the request.
     pub request_bytes: u64,

@@ -42,7 +42,7 @@ pub struct ServicePrice {
 }
 
 /// What an anomaly has taken since it began, as far as it can be estimated.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Impact {
     /// Tokens asked.
     pub request_tokens: u64,
@@ -55,7 +55,7 @@ pub struct Impact {
 }
 
 /// Estimated tokens, and their price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Taken {
     pub(crate) request_tokens: u64,
     pub(crate) answer_tokens: u64,

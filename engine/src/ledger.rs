@@ -16,6 +16,9 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use serde_big_array::BigArray;
+
 use crate::{
     ClientId, EngineConfig, Exchange, LifecycleConfig, Nanos,
     anomaly::{Anomaly, AnomalyKind, ComparedWith, Evidence, FeatureEvidence, Series, Severity},
@@ -32,16 +35,20 @@ const KIND: AnomalyKind = AnomalyKind::ContractExceeded;
 const FLAGRANT: f64 = 2.0;
 
 /// The contracts, and what was asked under each.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Ledgers {
+    #[serde(skip)]
     known: Known,
+    /// Names of the contracts, by which what was saved finds them again.
+    names: Vec<String>,
     /// In the order of the contracts.
     of: Vec<Ledger>,
+    #[serde(skip)]
     is_enabled: bool,
 }
 
 /// What was asked under one contract.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Ledger {
     minute: Slots<12, 5>,
     day: Slots<48, 1800>,
@@ -55,14 +62,15 @@ struct Ledger {
 }
 
 /// Volumes of the last `N` spans of `SECONDS` seconds.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Slots<const N: usize, const SECONDS: u64> {
+    #[serde(with = "BigArray")]
     slots: [Volume; N],
     /// Number of the newest slot since the epoch.
     newest: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Volume {
     requests: f64,
     bytes: f64,
@@ -82,8 +90,23 @@ struct Measure {
 impl Ledgers {
     pub(crate) fn new(config: &EngineConfig) -> Self {
         let known = Known::new(config.context.clone());
-        let of = known.contracts().iter().map(|_| Ledger::default()).collect();
-        Self { known, of, is_enabled: !config.disabled.contains(&KIND) }
+        let names: Vec<String> = known.contracts().iter().map(|contract| contract.name.clone()).collect();
+        let of = names.iter().map(|_| Ledger::default()).collect();
+        Self { known, names, of, is_enabled: !config.disabled.contains(&KIND) }
+    }
+
+    /// Goes on with what was saved, where the contract is still there by its name; closes what was open elsewhere.
+    pub(crate) fn resume(&mut self, saved: Self, facts: Facts<'_>, now: Nanos) -> Vec<Anomaly> {
+        let mut closed = Vec::new();
+        for (name, mut ledger) in saved.names.into_iter().zip(saved.of) {
+            if let Some(number) = self.names.iter().position(|held| *held == name) {
+                self.of[number] = ledger;
+            } else {
+                let facts = Facts { taken: ledger.taken, ..facts };
+                closed.extend(ledger.lifecycle.close_all(now, facts));
+            }
+        }
+        closed
     }
 
     /// Whether the client is one of the operator's own machines.

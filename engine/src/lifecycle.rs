@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     ClientId, LifecycleConfig, Nanos,
     anomaly::{Anomaly, AnomalyKind, Reach, Severity, State},
@@ -22,14 +24,14 @@ use crate::{
 const MAX_DOUBLINGS: u32 = 6;
 
 /// The anomalies of one client.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Lifecycle {
     open: Vec<Open>,
     /// When an anomaly of each kind last closed; behaviour before it belongs to that one.
     closed: [Nanos; AnomalyKind::ALL.len()],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Open {
     /// As last told to the outside.
     anomaly: Anomaly,
@@ -247,7 +249,9 @@ mod tests {
 
     /// An operator that has said this about the clients' anomalies.
     fn said(mutes: Vec<Mute>, acknowledgements: Vec<Acknowledgement>) -> Attention {
-        Attention::new(mutes, acknowledgements)
+        let mut attention = Attention::default();
+        attention.renew(mutes, acknowledgements, at(0));
+        attention
     }
 
     /// The facts that hold at `second`.

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Nanos, tokens,
     trail::{Mark, Neighbours},
@@ -18,13 +20,13 @@ const SPANS: usize = 3;
 const LEAST_GAP_S: f64 = 1e-4;
 
 /// The spans of one client.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Pace {
     spans: [Sums; SPANS],
 }
 
 /// Sums over some minutes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sums {
     /// Number of the span since the epoch; meaningless in a total.
     number: u32,

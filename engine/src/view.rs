@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    Accuracy, ClientId, Exchange, Identity, Nanos, Protocol, Service,
+    ClientId, Exchange, Fingerprint,
     anomaly::{AnomalyKind, Series},
-    histogram::Histogram,
 };
 
 /// Everything the engine knows about one client.
@@ -15,40 +16,20 @@ use crate::{
 pub struct ClientView {
     /// Who.
     pub id: ClientId,
-    /// Start of its first exchange.
-    pub first_seen: Nanos,
-    /// End of its last exchange.
-    pub last_seen: Nanos,
-    /// Counts since first seen.
-    pub totals: Totals,
-    /// Application bytes of requests.
-    pub request_sizes: Histogram,
-    /// Application bytes of answers.
-    pub answer_sizes: Histogram,
-    /// Times between the begins of successive requests.
-    pub intervals: Histogram,
+    /// What its traffic looks like.
+    pub fingerprint: Fingerprint,
     /// Features over 10 s, 1 min and 10 min, in this order.
     pub windows: Vec<WindowFeatures>,
     /// Requests per second over each of the last 60 spans of 10 s, oldest first.
     pub rate_series: Series,
-    /// Services it used, at most 16.
-    pub services: Vec<Service>,
-    /// What its flows spoke.
-    pub protocols: Vec<Protocol>,
-    /// The worst accuracy of its exchanges.
-    pub accuracy: Accuracy,
-    /// JA4 fingerprints of its TLS `ClientHello`s, at most 8.
-    pub ja4: Vec<String>,
-    /// How it is known: forwarded, when any of its exchanges was, else as in its last exchange.
-    pub identity: Identity,
-    /// Its last exchanges, newest start first, at most 64.
+    /// Its last exchanges, newest start first, at most 16: sizes and times right within a two-thousandth.
     pub recent: Vec<Exchange>,
     /// Kinds of its open anomalies.
     pub open_anomalies: Vec<AnomalyKind>,
 }
 
 /// Counts of one client since it was first seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Finished exchanges.
     pub requests: u64,
@@ -58,6 +39,20 @@ pub struct Totals {
     pub answer_bytes: u64,
     /// Exchanges that were cut short.
     pub aborted: u64,
+}
+
+impl Totals {
+    /// Adds what was counted elsewhere.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (count, more) in [
+            (&mut self.requests, other.requests),
+            (&mut self.request_bytes, other.request_bytes),
+            (&mut self.answer_bytes, other.answer_bytes),
+            (&mut self.aborted, other.aborted),
+        ] {
+            *count = count.saturating_add(more);
+        }
+    }
 }
 
 /// Features of one client over one window that ends now.

@@ -1,16 +1,22 @@
 //! One client's last ten minutes: exchanges in, features over 10 s, 1 min and 10 min out.
 //!
-//! Exchanges arrive when they end but are placed by their start, so the ring is kept sorted by
-//! start and takes in anything that began inside it. The newest [`MAX_SAMPLES`] are kept in full;
-//! of a busier client the oldest are folded into tallies of 10 s, so that counts and bytes stay
-//! complete while medians and regularity speak of the newest.
+//! Exchanges arrive when they end but are placed by their start. The newest are on the client's [trail](crate::trail);
+//! those for which there is no room on it are folded into tallies of 10 s, so that counts and bytes stay complete while
+//! medians and regularity speak of the newest.
 //!
-//! Invariant: samples are sorted by start, tallies by slot, both are bounded, and every exchange
-//! is in exactly one of them. At most [`MAX_SAMPLES`] x 40 + 62 x 40 bytes, 13 KB, a client.
+//! Invariant: tallies are sorted by slot and bounded, and every exchange of the last ten minutes is either on the trail or
+//! in one tally. At most 62 x 20 bytes, 1.2 KB, a client; nothing for one that asks 64 times in ten minutes or less.
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{Exchange, Nanos, Protocol, WindowFeatures, anomaly::Series, baseline::Spread, recent::place};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Exchange, Nanos, Protocol, WindowFeatures,
+    anomaly::Series,
+    baseline::Spread,
+    trail::{Mark, Trail},
+};
 
 /// The windows features are computed over, shortest first.
 pub(crate) const WINDOWS: [Duration; 3] =
@@ -18,9 +24,6 @@ pub(crate) const WINDOWS: [Duration; 3] =
 
 /// How far back the ring reaches.
 pub(crate) const RING: Duration = WINDOWS[2];
-
-/// Exchanges kept in full.
-pub(crate) const MAX_SAMPLES: usize = 256;
 
 /// Server records an answer needs before their size means anything.
 pub(crate) const MIN_STREAMED_RECORDS: u32 = 8;
@@ -37,102 +40,72 @@ const SLOTS: usize = 60;
 /// Spans whose numbers of requests can be compared.
 const LEAST_SPANS: usize = 10;
 
-/// What the ring remembers of one exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sample {
-    pub(crate) start: Nanos,
-    pub(crate) duration: Nanos,
-    pub(crate) request_bytes: u64,
-    pub(crate) answer_bytes: u64,
-    /// Median bytes of a server record of a streamed answer; 0 when it was not one.
-    pub(crate) record_bytes: u32,
-    /// Index of the service in the engine's table.
-    pub(crate) service: u16,
-}
+/// Exchanges that left the trail before they were ten minutes old.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Tallies(VecDeque<Tally>);
 
 /// Exchanges of one client that began in the last ten minutes.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    samples: VecDeque<Sample>,
-    tallies: VecDeque<Tally>,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window<'a> {
+    pub(crate) trail: &'a Trail,
+    pub(crate) tallies: &'a Tallies,
 }
 
-/// Exchanges that began in one slot of 10 s and are no longer kept in full.
-#[derive(Clone, Copy, Debug)]
+/// Exchanges that began in one slot of 10 s and are not on the trail.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Tally {
-    slot: u64,
-    counts: Counts,
+    slot: u32,
+    requests: u32,
+    request_bytes: f32,
+    answer_bytes: f32,
+    busy_s: f32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     requests: u64,
-    request_bytes: u64,
-    answer_bytes: u64,
-    busy_s: f64,
+    request_bytes: f64,
+    answer_bytes: f64,
 }
 
-impl Sample {
-    pub(crate) fn new(exchange: &Exchange, service: u16) -> Self {
-        Self {
-            start: exchange.start,
-            duration: Nanos::default() + exchange.duration,
-            request_bytes: exchange.request_bytes,
-            answer_bytes: exchange.answer_bytes,
-            record_bytes: streamed_record_bytes(exchange).unwrap_or(0),
-            service,
+impl Tallies {
+    /// Takes in an exchange that leaves the trail.
+    pub(crate) fn fold(&mut self, mark: &Mark) {
+        let slot = slot(mark.start);
+        let at = self.0.partition_point(|tally| tally.slot < slot);
+        if self.0.get(at).is_none_or(|tally| tally.slot != slot) {
+            self.0.insert(at, Tally { slot, ..Tally::default() });
         }
-    }
-
-    pub(crate) fn end(&self) -> Nanos {
-        self.start + Duration::from_nanos(self.duration.0)
-    }
-}
-
-impl Window {
-    /// Takes in one exchange, wherever in the last ten minutes it began.
-    pub(crate) fn insert(&mut self, sample: Sample) {
-        let at = place(&self.samples, sample.start, |held| held.start);
-        if self.samples.len() < MAX_SAMPLES {
-            self.samples.insert(at, sample);
-        } else if at == 0 {
-            self.fold(&sample);
-        } else if let Some(oldest) = self.samples.pop_front() {
-            self.samples.insert(at - 1, sample);
-            self.fold(&oldest);
+        let tally = &mut self.0[at];
+        tally.requests += 1;
+        tally.request_bytes += mark.request_bytes as f32;
+        tally.answer_bytes += mark.answer_bytes as f32;
+        tally.busy_s += mark.duration_s() as f32;
+        // Clocks that jump could otherwise leave slots from many times.
+        if self.0.len() > SLOTS + 2 {
+            self.0.pop_front();
         }
     }
 
     /// Forgets what began more than ten minutes before `now`.
     pub(crate) fn expire(&mut self, now: Nanos) {
         let horizon = now - RING;
-        self.samples.drain(..self.samples.partition_point(|sample| sample.start < horizon));
-        self.tallies.drain(..self.tallies.partition_point(|tally| tally.middle() < horizon));
+        self.0.drain(..self.0.partition_point(|tally| tally.middle() < horizon));
     }
 
     /// Gives back memory that a quieter client no longer needs.
     pub(crate) fn shrink(&mut self) {
-        if self.samples.capacity() > 2 * self.samples.len() + 8 {
-            self.samples.shrink_to(self.samples.len());
-        }
-        if self.tallies.is_empty() {
-            self.tallies.shrink_to(0);
+        if self.0.is_empty() {
+            self.0.shrink_to(0);
         }
     }
 
-    /// Samples that began after `from` and not after `to`, oldest first.
-    pub(crate) fn between(
-        &self,
-        from: Nanos,
-        to: Nanos,
-    ) -> impl DoubleEndedIterator<Item = &Sample> + ExactSizeIterator {
-        // Recordings start at 0, and nothing can begin before that.
-        let is_before = |sample: &Sample| sample.start <= from && from > Nanos::default();
-        let first = self.samples.partition_point(is_before);
-        let end = self.samples.partition_point(|sample| sample.start <= to).max(first);
-        self.samples.range(first..end)
+    fn between(&self, from: Nanos, to: Nanos) -> impl Iterator<Item = &Tally> {
+        self.0.iter().filter(move |tally| tally.middle() > from && tally.middle() <= to)
     }
+}
 
+impl Window<'_> {
     /// Requests that began after `from` and not after `to`.
     pub(crate) fn requests_between(&self, from: Nanos, to: Nanos) -> u64 {
         self.counts(from, to).requests
@@ -143,15 +116,20 @@ impl Window {
     /// the requests of a pool of workers that has a list to finish, over spans of a few answers each. `answer` is
     /// how long one takes; 0 with less than ten spans.
     pub(crate) fn steadiness(&self, now: Nanos, answer: Duration) -> f64 {
-        let slots = (2.0 * answer.as_secs_f64() / SLOT.as_secs_f64()).ceil().max(1.0) as u32;
-        let span = SLOT * slots;
+        let slots = (2.0 * answer.as_secs_f64() / SLOT.as_secs_f64()).ceil().max(1.0) as usize;
         // The newest are not known before they end.
-        let end = now - span;
-        let spans = SLOTS as u32 / slots - 1;
-        let mut counts = (0..spans)
-            .map(|n| end - span * n)
-            .map(|end| self.requests_between(end - span, end) as f64)
-            .collect::<Vec<f64>>();
+        let Some(end) = slot(now).checked_sub(slots as u32) else { return 0.0 };
+        let mut by_age = [0.0; SLOTS];
+        let marks = self.trail.between(now - RING, now).map(|mark| (slot(mark.start), 1));
+        let tallies = self.tallies.0.iter().map(|tally| (tally.slot, tally.requests));
+        for (slot, requests) in marks.chain(tallies) {
+            if let Some(count) = end.checked_sub(slot + 1).and_then(|age| by_age.get_mut(age as usize)) {
+                *count += f64::from(requests);
+            }
+        }
+        let spans = (SLOTS / slots).saturating_sub(1);
+        let mut counts: Vec<f64> =
+            by_age.chunks_exact(slots).take(spans).map(|span| span.iter().sum()).collect();
         while counts.last() == Some(&0.0) {
             counts.pop();
         }
@@ -171,38 +149,41 @@ impl Window {
         let from = now - window;
         let seconds = window.as_secs_f64();
         let counts = self.counts(from, now);
-        let gaps = Gaps::of(self.between(from, now).map(|sample| sample.start));
+        let gaps = Gaps::of(self.trail.between(from, now).map(|mark| mark.start));
         WindowFeatures {
             window,
             requests: counts.requests,
             request_rate: counts.requests as f64 / seconds,
-            request_bytes_rate: counts.request_bytes as f64 / seconds,
-            answer_bytes_rate: counts.answer_bytes as f64 / seconds,
+            request_bytes_rate: counts.request_bytes / seconds,
+            answer_bytes_rate: counts.answer_bytes / seconds,
             concurrency: self.busy_seconds(from, now) / seconds,
             interarrival_cv: gaps.cv(),
             interarrival_median_s: gaps.spread().map(|spread| spread.median),
             interarrival_mad_s: gaps.spread().map(|spread| spread.mad),
             request_size_entropy_bits: entropy_bits(
-                self.between(from, now).map(|sample| sample.request_bytes),
+                self.trail.between(from, now).map(|mark| mark.request_bytes.into()),
             ),
             server_record_median_bytes: median(
-                self.between(from, now).filter(|s| s.record_bytes > 0).map(|s| f64::from(s.record_bytes)),
+                self.trail
+                    .between(from, now)
+                    .filter(|s| s.record_bytes > 0)
+                    .map(|s| f64::from(s.record_bytes)),
             ),
-            request_bytes_median: median(self.between(from, now).map(|s| s.request_bytes as f64)),
-            answer_bytes_median: median(self.between(from, now).map(|s| s.answer_bytes as f64)),
+            request_bytes_median: median(self.trail.between(from, now).map(|s| s.request_bytes.into())),
+            answer_bytes_median: median(self.trail.between(from, now).map(|s| s.answer_bytes.into())),
         }
     }
 
     /// Requests per second over each of the last 60 spans of 10 s, oldest first.
     pub(crate) fn rate_series(&self, now: Nanos) -> Series {
         let mut series = series(now, "request_rate", "1/s", |_, _| 0.0);
-        let starts = self.between(series.start, now).map(|sample| (sample.start, 1));
-        let tallies = self.tallies_between(series.start, now);
-        for (at, requests) in starts.chain(tallies.map(|tally| (tally.middle(), tally.counts.requests))) {
+        let starts = self.trail.between(series.start, now).map(|mark| (mark.start, 1));
+        let tallies = self.tallies.between(series.start, now);
+        for (at, requests) in starts.chain(tallies.map(|tally| (tally.middle(), tally.requests))) {
             // A span reaches from just behind its begin to its end.
             let span = at.since(series.start).as_nanos().saturating_sub(1) / SLOT.as_nanos();
             if let Some(rate) = series.values.get_mut(span as usize) {
-                *rate += requests as f64 / SLOT.as_secs_f64();
+                *rate += f64::from(requests) / SLOT.as_secs_f64();
             }
         }
         series
@@ -211,66 +192,44 @@ impl Window {
     /// Median server record size of the streamed answers in each of those spans; 0 without one.
     pub(crate) fn record_series(&self, now: Nanos) -> Series {
         series(now, "server_record_median", "bytes", |from, to| {
-            let streamed = self.between(from, to).filter(|sample| sample.record_bytes > 0);
-            median(streamed.map(|sample| f64::from(sample.record_bytes))).unwrap_or(0.0)
+            let streamed = self.trail.between(from, to).filter(|mark| mark.record_bytes > 0);
+            median(streamed.map(|mark| f64::from(mark.record_bytes))).unwrap_or(0.0)
         })
-    }
-
-    fn fold(&mut self, sample: &Sample) {
-        let slot = sample.start.0 / SLOT.as_nanos() as u64;
-        let at = self.tallies.partition_point(|tally| tally.slot < slot);
-        if self.tallies.get(at).is_none_or(|tally| tally.slot != slot) {
-            self.tallies.insert(at, Tally { slot, counts: Counts::default() });
-        }
-        self.tallies[at].counts.add(sample);
-        // Clocks that jump could otherwise leave slots from many times.
-        if self.tallies.len() > SLOTS + 2 {
-            self.tallies.pop_front();
-        }
     }
 
     fn counts(&self, from: Nanos, to: Nanos) -> Counts {
         let mut counts = Counts::default();
-        for sample in self.between(from, to) {
-            counts.add(sample);
+        for mark in self.trail.between(from, to) {
+            counts.requests += 1;
+            counts.request_bytes += f64::from(mark.request_bytes);
+            counts.answer_bytes += f64::from(mark.answer_bytes);
         }
-        for tally in self.tallies_between(from, to) {
-            counts.requests += tally.counts.requests;
-            counts.request_bytes = counts.request_bytes.saturating_add(tally.counts.request_bytes);
-            counts.answer_bytes = counts.answer_bytes.saturating_add(tally.counts.answer_bytes);
+        for tally in self.tallies.between(from, to) {
+            counts.requests += u64::from(tally.requests);
+            counts.request_bytes += f64::from(tally.request_bytes);
+            counts.answer_bytes += f64::from(tally.answer_bytes);
         }
         counts
     }
 
     /// Seconds of answering that fell between `from` and `to`, also for requests that began before.
     fn busy_seconds(&self, from: Nanos, to: Nanos) -> f64 {
-        let sampled: f64 = self
-            .samples
-            .iter()
-            .map(|sample| sample.end().min(to).since(sample.start.max(from)).as_secs_f64())
-            .sum();
-        let tallied: f64 = self.tallies_between(from, to).map(|tally| tally.counts.busy_s).sum();
-        sampled + tallied
-    }
-
-    fn tallies_between(&self, from: Nanos, to: Nanos) -> impl Iterator<Item = &Tally> {
-        self.tallies.iter().filter(move |tally| tally.middle() > from && tally.middle() <= to)
+        let within = |mark: &Mark| mark.end().min(to).since(mark.start.max(from)).as_secs_f64();
+        let on_trail: f64 = self.trail.iter().map(within).sum();
+        let tallied: f64 = self.tallies.between(from, to).map(|tally| f64::from(tally.busy_s)).sum();
+        on_trail + tallied
     }
 }
 
 impl Tally {
     fn middle(&self) -> Nanos {
-        Nanos(self.slot.saturating_mul(SLOT.as_nanos() as u64)) + SLOT / 2
+        Nanos(u64::from(self.slot) * SLOT.as_nanos() as u64) + SLOT / 2
     }
 }
 
-impl Counts {
-    fn add(&mut self, sample: &Sample) {
-        self.requests += 1;
-        self.request_bytes = self.request_bytes.saturating_add(sample.request_bytes);
-        self.answer_bytes = self.answer_bytes.saturating_add(sample.answer_bytes);
-        self.busy_s += sample.duration.as_secs_f64();
-    }
+/// Number of the slot since the epoch.
+fn slot(at: Nanos) -> u32 {
+    (at.0 / SLOT.as_nanos() as u64) as u32
 }
 
 /// `value` of each of the last 60 spans of 10 s.
@@ -355,23 +314,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::trail::MAX_MARKS;
 
-    fn sample(start_ms: u64, duration_ms: u64, bytes: u64, record_bytes: u32) -> Sample {
-        Sample {
+    fn exchange(start_ms: u64, duration_ms: u64, bytes: u64, record_bytes: u32) -> Exchange {
+        Exchange {
             start: Nanos(start_ms * 1_000_000),
-            duration: Nanos(duration_ms * 1_000_000),
+            duration: Duration::from_millis(duration_ms),
             request_bytes: bytes,
             answer_bytes: bytes * 3,
-            record_bytes,
-            service: 0,
+            records: if record_bytes > 0 { 20 } else { 1 },
+            record_median: record_bytes,
+            ..crate::test_exchange()
         }
     }
 
-    fn samples() -> impl Strategy<Value = Vec<Sample>> {
+    fn exchanges() -> impl Strategy<Value = Vec<Exchange>> {
         let one =
             (600_000..1_200_000_u64, 0..90_000_u64, 1..100_000_u64, prop::sample::select(vec![0, 240, 700]))
-                .prop_map(|(start, duration, bytes, record)| sample(start, duration, bytes, record));
-        prop::collection::vec(one, 0..MAX_SAMPLES)
+                .prop_map(|(start, duration, bytes, record)| exchange(start, duration, bytes, record));
+        prop::collection::vec(one, 0..MAX_MARKS)
+    }
+
+    /// As a client does it.
+    fn file(trail: &mut Trail, tallies: &mut Tallies, exchange: &Exchange) {
+        if let Some(out) = trail.insert(exchange, 0).out {
+            tallies.fold(&out);
+        }
     }
 
     const NOW: Nanos = Nanos(1_200_000_000_000);
@@ -383,11 +351,10 @@ mod tests {
     }
 
     /// The features by their definitions, from a plain list.
-    fn naive(all: &[Sample], window: Duration) -> WindowFeatures {
+    fn naive(all: &[Exchange], window: Duration) -> WindowFeatures {
         let from = NOW - window;
         let seconds = window.as_secs_f64();
-        let mut inside: Vec<Sample> =
-            all.iter().copied().filter(|s| s.start > from && s.start <= NOW).collect();
+        let mut inside: Vec<&Exchange> = all.iter().filter(|s| s.start > from && s.start <= NOW).collect();
         inside.sort_by_key(|s| s.start);
         let gaps: Vec<f64> =
             inside.windows(2).map(|pair| (pair[1].start.0 - pair[0].start.0) as f64 / 1e9).collect();
@@ -397,7 +364,7 @@ mod tests {
         let busy: f64 = all
             .iter()
             .map(|s| {
-                let (start, end) = (s.start.0.max(from.0), (s.start.0 + s.duration.0).min(NOW.0));
+                let (start, end) = (s.start.0.max(from.0), (s.start + s.duration).0.min(NOW.0));
                 end.saturating_sub(start) as f64 / 1e9
             })
             .sum();
@@ -419,7 +386,7 @@ mod tests {
                 .and_then(|median| naive_median(gaps.iter().map(|gap| (gap - median).abs()).collect())),
             request_size_entropy_bits: histogram.values().map(|n| -(n / total) * (n / total).log2()).sum(),
             server_record_median_bytes: naive_median(
-                inside.iter().filter(|s| s.record_bytes > 0).map(|s| f64::from(s.record_bytes)).collect(),
+                inside.iter().filter(|s| s.record_median > 0).map(|s| f64::from(s.record_median)).collect(),
             ),
             request_bytes_median: naive_median(inside.iter().map(|s| s.request_bytes as f64).collect()),
             answer_bytes_median: naive_median(inside.iter().map(|s| s.answer_bytes as f64).collect()),
@@ -439,12 +406,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn features_equal_their_definitions_in_any_order_of_arrival(all in samples()) {
-            let mut window = Window::default();
-            for sample in &all {
-                window.insert(*sample);
+        fn features_equal_their_definitions_in_any_order_of_arrival(all in exchanges()) {
+            let (mut trail, tallies) = (Trail::default(), Tallies::default());
+            for exchange in &all {
+                trail.insert(exchange, 0);
             }
-            window.expire(NOW);
+            let window = Window { trail: &trail, tallies: &tallies };
             for span in WINDOWS {
                 let (is, should) = (window.features(NOW, span), naive(&all, span));
                 let plain = |f: &WindowFeatures| {
@@ -471,27 +438,30 @@ mod tests {
 
         #[test]
         fn a_busy_client_keeps_its_counts_and_bounded_memory(count in 1..3000_usize) {
-            let mut window = Window::default();
+            let (mut trail, mut tallies) = (Trail::default(), Tallies::default());
             for i in 0..count as u64 {
-                window.insert(sample(601_000 + i * 190, 50, 10, 0));
+                file(&mut trail, &mut tallies, &exchange(601_000 + i * 190, 50, 10, 0));
             }
-            window.expire(NOW);
-            let features = window.features(NOW, RING);
+            tallies.expire(NOW);
+            let features = Window { trail: &trail, tallies: &tallies }.features(NOW, RING);
             prop_assert_eq!(features.requests, count as u64);
             prop_assert!(close(features.request_bytes_rate, count as f64 * 10.0 / 600.0));
-            prop_assert!(window.samples.len() <= MAX_SAMPLES && window.tallies.len() <= SLOTS + 2);
+            prop_assert!(trail.len() <= MAX_MARKS && tallies.0.len() <= SLOTS + 2);
         }
 
         #[test]
-        fn any_times_keep_the_ring_sorted_and_bounded(starts in prop::collection::vec(any::<u64>(), 0..700), now: u64) {
-            let mut window = Window::default();
+        fn any_times_keep_the_tallies_sorted_and_bounded(starts in prop::collection::vec(any::<u64>(), 0..700), now: u64) {
+            let (mut trail, mut tallies) = (Trail::default(), Tallies::default());
             for start in starts {
-                window.insert(Sample { start: Nanos(start), ..sample(0, u64::MAX / 1_000_000, u64::MAX / 4, 240) });
+                let absurd = Exchange { start: Nanos(start), duration: Duration::MAX, ..exchange(0, 0, u64::MAX / 4, 240) };
+                file(&mut trail, &mut tallies, &absurd);
             }
-            window.expire(Nanos(now));
+            tallies.expire(Nanos(now));
+            let window = Window { trail: &trail, tallies: &tallies };
             let _ = (window.features(Nanos(now), RING), window.rate_series(Nanos(now)), window.record_series(Nanos(now)));
-            prop_assert!(window.samples.iter().is_sorted_by_key(|sample| sample.start));
-            prop_assert!(window.samples.len() <= MAX_SAMPLES && window.tallies.len() <= SLOTS + 2);
+            let _ = window.steadiness(Nanos(now), Duration::from_secs(7));
+            prop_assert!(tallies.0.iter().is_sorted_by_key(|tally| tally.slot));
+            prop_assert!(trail.len() <= MAX_MARKS && tallies.0.len() <= SLOTS + 2);
         }
     }
 
@@ -517,10 +487,10 @@ mod tests {
 
     #[test]
     fn the_rate_series_shows_each_span_of_ten_seconds() {
-        let mut window = Window::default();
-        window.insert(sample(605_000, 1, 1, 0));
-        window.insert(sample(1_199_000, 1, 1, 0));
-        let series = window.rate_series(NOW);
+        let (mut trail, tallies) = (Trail::default(), Tallies::default());
+        trail.insert(&exchange(605_000, 1, 1, 0), 0);
+        trail.insert(&exchange(1_199_000, 1, 1, 0), 0);
+        let series = Window { trail: &trail, tallies: &tallies }.rate_series(NOW);
         assert_eq!((series.values.len(), series.start, series.step), (60, NOW - RING, SLOT));
         assert!(close(series.values[0], 0.1) && close(series.values[59], 0.1));
         assert!(close(series.values.iter().sum(), 0.2));

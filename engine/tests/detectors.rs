@@ -359,7 +359,7 @@ fn late_exchanges_count_and_absurd_ones_are_dropped() {
         engine.observe(&ask(client(1), at, 0.5, &mut Dice(1)));
     }
     let view = engine.client(&client(1), now).unwrap();
-    assert_eq!((view.totals.requests, view.windows[2].requests, view.recent.len()), (2, 1, 2));
+    assert_eq!((view.fingerprint.totals.requests, view.windows[2].requests, view.recent.len()), (2, 1, 1));
     let counts: Vec<(&str, u64)> =
         engine.stats().losses.iter().map(|loss| (loss.stage, loss.count)).take(2).collect();
     assert_eq!(counts, [("engine_late", 1), ("engine_absurd_time", 2)]);
@@ -432,7 +432,7 @@ proptest! {
                 prop_assert!(anomaly.score.is_finite() && anomaly.evidence.features.iter().all(|f| f.deviation.is_finite()));
             }
             for id in engine.client_ids().collect::<Vec<_>>() {
-                prop_assert!(engine.client(&id, now).is_some_and(|view| view.recent.len() <= 64));
+                prop_assert!(engine.client(&id, now).is_some_and(|view| view.recent.len() <= 16));
             }
         }
         let stats = engine.stats();

@@ -45,7 +45,7 @@ pub fn reporting(control: &Control, folder: &Path) -> [String; 4] {
 
 impl Agent {
     /// Starts one in `namespace` with `arguments` after `hydrometer agent --socket …`, and waits until it is attached
-    /// and listens; its log and its socket are in `folder`.
+    /// and listens; its log, its socket and, unless told otherwise, its state are in `folder`.
     pub fn start<A: AsRef<str>>(
         namespace: &Namespace,
         folder: &Path,
@@ -64,8 +64,14 @@ impl Agent {
         let name = format!("agent-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
         let socket = folder.join(format!("{name}.sock"));
         hydrometer.arg("agent").arg("--socket").arg(&socket);
+        let mut keeps_state = false;
         for argument in arguments {
+            keeps_state |= argument.as_ref() == "--state";
             hydrometer.arg(argument.as_ref());
+        }
+        if !keeps_state {
+            // Agents of tests know nothing of each other.
+            hydrometer.arg("--state").arg(folder.join(format!("{name}.state")));
         }
         let mut process = Process::spawn(&name, hydrometer, folder)?;
         process.ready(Duration::from_secs(30), |agent| {

@@ -23,7 +23,7 @@ const BYTE_TOLERANCE: f64 = 0.02;
 /// How far times may be off at the median, milliseconds.
 const TIME_TOLERANCE_MS: f64 = 5.0;
 /// Exchanges of a client that the agent keeps.
-const RECENT: u32 = 64;
+const RECENT: u32 = 16;
 /// For the agent to close what is in flight when the clients have ended.
 const SETTLING: Duration = Duration::from_secs(20);
 /// For a phase of requests.

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hydrometer_proto::v1::AnomalyKind;
+use hydrometer_proto::v1::{AnomalyKind, AnomalyState};
 use hydrometer_tests::{
     agent::{self, Agent},
     attached, binary,
@@ -163,6 +163,69 @@ fn what_an_agent_found_outlives_it_while_the_control_plane_is_away() {
     for anomaly in &said {
         assert_eq!(revisions(&anomaly.id), (1..=anomaly.revision).collect::<Vec<_>>(), "once each, in order");
     }
+}
+
+/// Under the next agent it keeps its id and goes on counting its states, whether the one before was killed or ended in
+/// good order; and it is closed when it is over.
+#[test]
+fn an_anomaly_that_was_open_when_an_agent_ended_goes_on_under_the_next() {
+    let stack = Stack::start(Security::Plain, 1).unwrap();
+    let server = stack.network.server();
+    let state = stack.folder().join("engine.state").display().to_string();
+    let start = |more: &[String]| {
+        let arguments = agent::usual_arguments().into_iter().chain(["--state".to_owned(), state.clone()]);
+        Agent::start(server, stack.folder(), arguments.chain(more.iter().cloned())).unwrap()
+    };
+    let only = |agent: &Agent| {
+        let found = agent.anomalies()?;
+        assert!(found.len() <= 1, "{found:?}");
+        anyhow::Ok(found.into_iter().next())
+    };
+
+    let mut agent = start(&[]);
+    drop(ask_in_time(&stack, 20));
+    let opened = wait_for("an anomaly, and the state with it on disk", 2 * PATIENCE, || {
+        let saved = agent.status()?.state.and_then(|state| state.saved);
+        let found = only(&agent)?;
+        Ok(found.filter(|found| {
+            saved.zip(found.raised).is_some_and(|(saved, raised)| saved.seconds > raised.seconds)
+        }))
+    })
+    .unwrap();
+    agent.process().kill().unwrap();
+    drop(agent);
+
+    let mut agent = start(&[]);
+    let resumed = only(&agent).unwrap().unwrap();
+    assert_eq!((&resumed.id, resumed.raised), (&opened.id, opened.raised));
+    assert!(agent.status().unwrap().state.unwrap().resumed);
+    assert_eq!(
+        agent
+            .client_in_depth(IpAddr::from(stack.network.first_client().v4))
+            .unwrap()
+            .fingerprint
+            .unwrap()
+            .requests,
+        20
+    );
+    drop(ask_in_time(&stack, 20));
+    let updated = wait_for("its next state", 3 * PATIENCE, || {
+        Ok(only(&agent)?.filter(|found| found.revision > resumed.revision))
+    })
+    .unwrap();
+    assert_eq!((&updated.id, updated.state()), (&opened.id, AnomalyState::Updated));
+    assert!(agent.process().terminate(PATIENCE).unwrap().success(), "{}", agent.process().output());
+    drop(agent);
+
+    let settings = stack.folder().join("soon.toml");
+    std::fs::write(&settings, "[engine.lifecycle]\nclose_after_s = 1.0\n").unwrap();
+    let agent = start(&["--config".to_owned(), settings.display().to_string()]);
+    let closed = wait_for("its end", PATIENCE, || {
+        Ok(only(&agent)?.filter(|found| found.state() == AnomalyState::Closed))
+    })
+    .unwrap();
+    assert_eq!(closed.id, opened.id);
+    assert!(closed.revision > updated.revision, "{} after {}", closed.revision, updated.revision);
 }
 
 /// Asks on one connection, `requests` times, as a machine does, for answers that differ.

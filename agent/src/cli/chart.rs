@@ -27,7 +27,8 @@ pub fn bars(histogram: &Histogram) -> Vec<Bar> {
         .collect()
 }
 
-fn label(histogram: &Histogram, bucket: usize) -> String {
+/// Where a bucket begins, with its unit.
+pub(super) fn label(histogram: &Histogram, bucket: usize) -> String {
     let start = words::bucket_start(histogram, bucket);
     match histogram.unit.as_str() {
         // A bucket may begin at less than any duration has; the last one is open upwards.

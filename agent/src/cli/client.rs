@@ -1,23 +1,27 @@
 //! `hydrometer client ADDR`: all about one client.
 //!
-//! In flows one GetClient answer, out flows a page of text or [`schema::ClientInDepth`].
+//! In flows one GetClient answer, and one more for each client that it is compared with; out flows a page of text or
+//! [`schema::ClientInDepth`].
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use hydrometer_engine::Fingerprint;
 use hydrometer_proto::v1::{
     Anomaly, Client, ClientIdentity, Exchange, Flow, GetClientRequest, GetClientResponse, Head,
-    WindowFeatures,
+    WindowFeatures, agent_client::AgentClient,
 };
 use jiff::Timestamp;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 use super::{
     anomalies, chart, connect,
+    fingerprint::{self, Others},
     output::{self, Align, ColorChoice, Grid, Paint, Report, Tone},
     schema, units, words,
 };
+use crate::convert;
 
 /// Show everything about one client.
 #[derive(Args, Debug)]
@@ -25,6 +29,9 @@ pub struct ClientArgs {
     /// IPv4 address, IPv6 address or IPv6 /64
     #[arg(value_name = "ADDR")]
     address: String,
+    /// Say how unlike its fingerprint is to that of this client; repeat for several, taken together
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    with: Vec<String>,
     /// What to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Report,
@@ -36,29 +43,73 @@ pub struct ClientArgs {
 /// Asks the agent on `socket` about one client and prints what it knows.
 pub async fn run(args: ClientArgs, socket: &Path) -> anyhow::Result<()> {
     let mut agent = connect::agent(socket).await?;
-    let response = match agent.get_client(GetClientRequest { address: args.address.clone() }).await {
-        Ok(response) => response.into_inner(),
-        Err(status) if status.code() == Code::NotFound => bail!(
-            "no client {} is known to this agent; `hydrometer clients --limit 1000` lists those that are",
-            output::clean(&args.address)
-        ),
-        Err(status) => return Err(connect::refused("show the client", &status)),
-    };
+    let response = ask(&mut agent, &args.address).await?;
+    let mut others: Option<Others> = None;
+    for address in args.with {
+        let response = ask(&mut agent, &address).await?;
+        let fingerprint = read(&response)?.context("the agent tells no fingerprints; update the agent")?;
+        match &mut others {
+            Some(others) => {
+                others.fingerprint.merge(&fingerprint);
+                others.addresses.push(address);
+            }
+            None => others = Some(Others { addresses: vec![address], fingerprint }),
+        }
+    }
     match args.output {
-        Report::Json => output::print_json(&schema::ClientInDepth::from(&response)),
-        Report::Text => output::print(&render(&response, Timestamp::now(), Paint::for_stdout(args.color))?),
+        Report::Json => output::print_json(&in_depth(&response, others.as_ref())?),
+        Report::Text => {
+            let paint = Paint::for_stdout(args.color);
+            output::print(&render(&response, others.as_ref(), Timestamp::now(), paint)?)
+        }
     }
 }
 
-/// The page about one client.
-pub fn render(response: &GetClientResponse, now: Timestamp, paint: Paint) -> anyhow::Result<String> {
+async fn ask(agent: &mut AgentClient<Channel>, address: &str) -> anyhow::Result<GetClientResponse> {
+    match agent.get_client(GetClientRequest { address: address.to_owned() }).await {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) if status.code() == Code::NotFound => bail!(
+            "no client {} is known to this agent; `hydrometer clients --limit 1000` lists those that are",
+            output::clean(address)
+        ),
+        Err(status) => Err(connect::refused("show the client", &status)),
+    }
+}
+
+fn read(response: &GetClientResponse) -> anyhow::Result<Option<Fingerprint>> {
+    Ok(response.fingerprint.as_ref().map(convert::read_fingerprint).transpose()?)
+}
+
+/// The answer by the schema, compared with others.
+pub fn in_depth(
+    response: &GetClientResponse,
+    others: Option<&Others>,
+) -> anyhow::Result<schema::ClientInDepth> {
+    let of = read(response)?;
+    let compared = of.as_ref().zip(others).map(|(of, others)| fingerprint::compared(of, others));
+    Ok(schema::ClientInDepth {
+        fingerprint: of.as_ref().map(fingerprint::schema),
+        compared,
+        ..schema::ClientInDepth::from(response)
+    })
+}
+
+/// The page about one client, compared with others.
+pub fn render(
+    response: &GetClientResponse,
+    others: Option<&Others>,
+    now: Timestamp,
+    paint: Paint,
+) -> anyhow::Result<String> {
     let client = response.client.as_ref().context("the agent's answer holds no client; update the agent")?;
+    let of = read(response)?;
     let sections = [
         identity(client, now, paint),
         findings(&response.anomalies, paint),
         rates(client, paint),
         sparkline(client, paint),
         histograms(client, paint),
+        of.map(|of| fingerprint::render(&of, others, paint)).unwrap_or_default(),
         flows(&response.flows, now, paint),
         exchanges(&response.exchanges, paint),
     ];

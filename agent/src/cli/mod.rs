@@ -18,6 +18,7 @@ pub mod completions;
 pub mod connect;
 pub mod detect;
 pub mod evaluate;
+pub mod fingerprint;
 pub mod mute;
 pub mod output;
 pub mod recording;

@@ -125,7 +125,7 @@ pub struct Window {
 /// Counts by power-of-two bucket.
 #[derive(Debug, Serialize)]
 pub struct Histogram {
-    /// `bytes` or `ms`.
+    /// `bytes`, `ms`, or `1` for one number to another.
     pub unit: String,
     /// Where bucket 0 begins; each bucket is twice as wide as the one before.
     pub lower_bound: f64,
@@ -144,6 +144,52 @@ pub struct ClientInDepth {
     pub exchanges: Vec<Exchange>,
     /// Its anomalies, most recent first.
     pub anomalies: Vec<Anomaly>,
+    /// What its traffic looks like, since it was first seen.
+    pub fingerprint: Option<Fingerprint>,
+    /// How unlike it is to those that it was compared with (`--with`).
+    pub compared: Option<Compared>,
+}
+
+/// What a client's traffic looks like.
+#[derive(Debug, Serialize)]
+pub struct Fingerprint {
+    /// Start of the first exchange.
+    pub first_seen: Option<Timestamp>,
+    /// End of the last exchange.
+    pub last_seen: Option<Timestamp>,
+    /// Finished exchanges.
+    pub requests: u64,
+    /// Application bytes asked.
+    pub request_bytes: u64,
+    /// Application bytes answered.
+    pub answer_bytes: u64,
+    /// Exchanges that were cut short.
+    pub aborted: u64,
+    /// Mean number of requests in progress while it asks; pauses of more than five minutes are left out.
+    pub concurrency: Option<f64>,
+    /// Connections, estimated.
+    pub connections: f64,
+    /// Requests on each of them.
+    pub requests_per_connection: Option<f64>,
+    /// Requests that began in each hour of the day, UTC.
+    pub hours: Vec<u32>,
+    /// Values by figure, most by powers of two.
+    pub distributions: BTreeMap<&'static str, Histogram>,
+    /// Services it used.
+    pub services: Vec<Service>,
+    /// JA4 fingerprints.
+    pub ja4: Vec<String>,
+}
+
+/// How unlike two fingerprints are.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    /// The other clients, taken together.
+    pub with: Vec<String>,
+    /// Mean of the Jensen-Shannon distances, 0 (the same shares) to 1 (nothing in common).
+    pub distance: f64,
+    /// The distance of each figure that both have.
+    pub distances: BTreeMap<&'static str, f64>,
 }
 
 /// One connection.
@@ -391,6 +437,8 @@ pub struct Status {
     pub packets: Option<Packets>,
     /// The link to the control plane; `null` when none is configured.
     pub control_plane: Option<ControlPlane>,
+    /// What the agent remembers across restarts.
+    pub state: Option<State>,
     /// Clients known.
     pub clients: u64,
     /// Anomalies open, those that are muted left out.
@@ -497,6 +545,19 @@ pub struct Packets {
     pub egress_watched: u64,
     /// TCP SYNs to watched services, whoever sent them.
     pub syns: u64,
+}
+
+/// What the agent remembers across restarts.
+#[derive(Debug, Serialize)]
+pub struct State {
+    /// The file.
+    pub path: String,
+    /// When it was last written; `null` when not since the start.
+    pub saved: Option<Timestamp>,
+    /// Its length then.
+    pub length_bytes: u64,
+    /// Whether this agent went on with what an earlier one had learnt.
+    pub resumed: bool,
 }
 
 /// The stream to the control plane.

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::Path};
 
 use clap::Args;
 use hydrometer_proto::v1::{
-    ControlPlaneLink, GetStatusRequest, GetStatusResponse, Interfaces, MapStatus, Memory,
+    ControlPlaneLink, GetStatusRequest, GetStatusResponse, Interfaces, MapStatus, Memory, StateStatus,
 };
 use jiff::Timestamp;
 
@@ -135,11 +135,24 @@ fn agent(status: &GetStatusResponse, now: Timestamp, paint: Paint) -> String {
         ("clients", (Tone::Plain, units::count(status.clients))),
         ("exchanges", (Tone::Plain, units::count(status.exchanges))),
         ("open anomalies", anomalies),
+        ("state", state(status.state.as_ref(), now)),
     ] {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<15} {}", paint.text(tone, &value));
     }
     text
+}
+
+fn state(state: Option<&StateStatus>, now: Timestamp) -> (Tone, String) {
+    let Some(state) = state else {
+        return (Tone::Dim, "not kept: what was learnt ends with the agent".to_owned());
+    };
+    let written = words::instant(state.saved.as_ref()).map_or_else(
+        || "not written yet".to_owned(),
+        |at| format!("{} written {} ago", units::bytes(state.bytes as f64), units::age(Some(at), now)),
+    );
+    let from = if state.resumed { "resumed" } else { "begun anew" };
+    (Tone::Plain, format!("{}, {from}, {written}", state.path))
 }
 
 fn control_plane(link: Option<&ControlPlaneLink>, paint: Paint) -> String {

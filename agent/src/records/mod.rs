@@ -298,7 +298,10 @@ mod tests {
             }
             let (flows, faults) = read_bytes(bytes);
             prop_assert!(flows.len() <= GOOD);
-            prop_assert!(faults.of(Reason::Damaged).is_some_and(|fault| fault.count == 1), "{faults:?}");
+            let damaged = faults.of(Reason::Damaged).map_or(0, |fault| fault.count);
+            // A few bytes of a frame's head may be others, and everything come out all the same.
+            let is_whole = flows.len() == GOOD && faults.is_empty();
+            prop_assert!(damaged == 1 || is_whole && flip.is_some(), "{flows:?} {faults:?}");
         }
     }
 

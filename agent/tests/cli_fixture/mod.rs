@@ -4,13 +4,20 @@
 use std::path::{Path, PathBuf};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
+use hydrometer_agent::convert;
+use hydrometer_engine::{
+    Fingerprint, Nanos, Totals,
+    connections::{Connections, REGISTERS},
+    fingerprint::{Distribution, HOURS},
+    histogram::BUCKETS,
+};
 use hydrometer_proto::v1::{
     Accuracy, AcknowledgeRequest, AcknowledgeResponse, Anomaly, AnomalyKind, AnomalyState, Attachment,
     Client, ClientCounters, ClientIdentity, ControlPlaneLink, Evidence, Exchange, FeatureEvidence, Flow,
     GetClientRequest, GetClientResponse, GetStatusRequest, GetStatusResponse, Head, Histogram, Impact,
     Interfaces, ListClientsRequest, ListClientsResponse, ListMutesRequest, ListMutesResponse, Loss,
     MapStatus, Memory, Mute, MuteRequest, MuteResponse, PacketCounters, ProgramStatus, Protocol, Remark,
-    Series, Service, Severity, TableStatus, UnmuteRequest, UnmuteResponse, UnwatchedInterface,
+    Series, Service, Severity, StateStatus, TableStatus, UnmuteRequest, UnmuteResponse, UnwatchedInterface,
     WatchAnomaliesRequest, WatchAnomaliesResponse, WatchClientsRequest, WatchClientsResponse, WindowFeatures,
     agent_server::{Agent, AgentServer},
 };
@@ -291,7 +298,41 @@ pub fn detail(address: &str) -> Option<GetClientResponse> {
         flows: vec![flow(40_112, 1_204, true), flow(40_118, 33, false)],
         exchanges: vec![exchange(1, false), exchange(3, true)],
         anomalies: anomalies().into_iter().filter(|anomaly| anomaly.client == address).collect(),
+        fingerprint: Some(convert::fingerprint(&fingerprint(
+            if address == "203.0.113.66" { 640 } else { 6400 },
+            18_000,
+        ))),
     })
+}
+
+/// Of a client that asks five times a second.
+pub fn fingerprint(request_bytes: u64, requests: u32) -> Fingerprint {
+    let mut fingerprint = Fingerprint::new(Nanos(1_777_881_600_000_000_000));
+    fingerprint.last_seen = Nanos(1_777_888_800_000_000_000);
+    fingerprint.totals = Totals {
+        requests: requests.into(),
+        request_bytes: request_bytes * u64::from(requests),
+        answer_bytes: 21_000 * u64::from(requests),
+        aborted: 1,
+    };
+    (fingerprint.busy_us, fingerprint.asking_us) = (28_800_000_000, 7_200_000_000);
+    let mut hours = [0; HOURS];
+    (hours[8], hours[9]) = (requests / 2, requests / 2);
+    fingerprint.set_hours(&hours);
+    let mut registers = [0; REGISTERS];
+    registers[..12].fill(1);
+    fingerprint.connections = Connections::from(registers);
+    let counts = |bucket: usize| {
+        let mut counts = [0; BUCKETS];
+        (counts[bucket], counts[bucket + 1]) = (requests - 1, 1);
+        hydrometer_engine::histogram::Histogram::from(counts)
+    };
+    for (which, bucket) in Distribution::ALL.into_iter().zip([7, 3, 8, 9, 1, 5, 10]) {
+        fingerprint.set_histogram(which, &counts(bucket));
+    }
+    let sizes = counts(request_bytes.ilog2() as usize - 6);
+    fingerprint.set_histogram(Distribution::RequestSizes, &sizes);
+    fingerprint
 }
 
 /// A healthy agent.
@@ -313,6 +354,12 @@ pub fn status() -> GetStatusResponse {
             attachment("ingress", "tcx", "XDP is taken by program cil_xdp_entry (id 97)"),
             attachment("egress", "tcx", ""),
         ],
+        state: Some(StateStatus {
+            path: "/var/lib/hydrometer/engine.state".to_owned(),
+            saved: before(130),
+            bytes: 12_345_678,
+            resumed: true,
+        }),
         interfaces: Some(Interfaces {
             include: vec!["/eth.*/".to_owned(), "10.0.0.0/8".to_owned()],
             exclude: vec!["eth7".to_owned()],

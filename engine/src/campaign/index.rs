@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ClientId, Nanos};
 
 use super::profile::Profile;
@@ -16,7 +18,7 @@ pub(crate) const RADIUS: f32 = 0.2;
 type Cell = (u32, i16, i16);
 
 /// A client and what it looks like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) client: ClientId,
     pub(crate) profile: Profile,
@@ -25,7 +27,7 @@ pub(crate) struct Entry {
     pub(crate) last: Nanos,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Index {
     cells: BTreeMap<Cell, Vec<Entry>>,
     of: BTreeMap<ClientId, Cell>,
@@ -35,7 +37,8 @@ impl Index {
     pub(crate) fn set(&mut self, entry: Entry) {
         self.remove(entry.client);
         let cell = cell(&entry.profile);
-        self.cells.entry(cell).or_default().push(entry);
+        // Most cells hold one client.
+        self.cells.entry(cell).or_insert_with(|| Vec::with_capacity(1)).push(entry);
         self.of.insert(entry.client, cell);
     }
 

@@ -29,6 +29,8 @@ mod reshape;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     ClientId, LifecycleConfig, Nanos, Release,
     anomaly::{
@@ -90,7 +92,7 @@ pub(crate) struct Report<'a> {
 }
 
 /// All campaigns, and everyone who might be in one.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Campaigns {
     index: Index,
     open: Vec<Campaign>,
@@ -105,7 +107,7 @@ pub(crate) struct Campaigns {
     minutes: BTreeMap<ClientId, (u64, Nanos)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Campaign {
     number: u64,
     id: String,
@@ -136,7 +138,7 @@ struct Campaign {
 }
 
 /// A member's part.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Part {
     first: Nanos,
     last: Nanos,

@@ -4,6 +4,8 @@
 //! answers, their speed and their records, on a logarithmic scale: unrelated requests mixed in, even as many again,
 //! do not move it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::trail::{Digest, Mark, Trail, quantile};
 
 /// Exchanges before a profile means anything.
@@ -17,7 +19,7 @@ const LEAST_ANSWER_SPREAD: f32 = 0.03;
 const PROBE_ANSWER_BYTES: f64 = 4096.0;
 
 /// A client's typical exchange: 32 bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Profile {
     /// Hash of the TLS stack.
     pub(crate) stack: u32,

@@ -10,6 +10,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ClientId, Nanos};
 
 use super::{
@@ -28,7 +30,7 @@ const MANY: usize = 4;
 const SAME: f32 = 0.07;
 
 /// A member that has left: which campaign, and when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Departure {
     campaign: u64,
     at: Nanos,

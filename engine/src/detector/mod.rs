@@ -14,6 +14,8 @@ mod template_sweep;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     ClientId, EngineConfig, Nanos,
     anomaly::{AnomalyKind, Evidence, Severity},
@@ -26,7 +28,7 @@ use crate::{
 };
 
 /// What a detector sees now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     /// 0 (nothing) to 1 (certain).
     pub(crate) score: f64,
@@ -71,14 +73,14 @@ pub(crate) struct Subject<'a> {
     pub(crate) digest: &'a Digest,
     pub(crate) cadence: &'a Cadence,
     pub(crate) pace: &'a Pace,
-    pub(crate) window: &'a Window,
+    pub(crate) window: Window<'a>,
     pub(crate) past: &'a OwnPast,
     pub(crate) norms: &'a Norms,
     pub(crate) now: Nanos,
 }
 
 /// What is usual among clients.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Norms {
     /// Requests of a client's busiest minute of the last day.
     pub(crate) busiest_minutes: Votes,

@@ -5,7 +5,7 @@ use hydrometer_proto::v1;
 use super::{
     Anomaly, Attachment, Client, ClientInDepth, Clients, ControlPlane, Counters, Exchange, Feature, Flow,
     Histogram, Impact, Interfaces, Map, Member, Memory, Mute, Packets, Program, Remark, Series, Service,
-    Status, Table, UnwatchedInterface, Window,
+    State, Status, Table, UnwatchedInterface, Window,
 };
 use crate::cli::words;
 
@@ -110,6 +110,8 @@ impl From<&v1::GetClientResponse> for ClientInDepth {
             flows: all(&response.flows),
             exchanges: all(&response.exchanges),
             anomalies: all(&response.anomalies),
+            fingerprint: None,
+            compared: None,
         }
     }
 }
@@ -279,6 +281,7 @@ impl From<&v1::GetStatusResponse> for Status {
             services: all(&status.services),
             packets: status.packets.as_ref().map(Packets::from),
             control_plane: status.control_plane.as_ref().map(ControlPlane::from),
+            state: status.state.as_ref().map(State::from),
             clients: status.clients,
             open_anomalies: status.open_anomalies,
             muted_anomalies: status.muted_anomalies,
@@ -365,6 +368,17 @@ impl From<&v1::PacketCounters> for Packets {
             ingress_watched: packets.ingress_watched,
             egress_watched: packets.egress_watched,
             syns: packets.syns,
+        }
+    }
+}
+
+impl From<&v1::StateStatus> for State {
+    fn from(state: &v1::StateStatus) -> Self {
+        Self {
+            path: state.path.clone(),
+            saved: words::instant(state.saved.as_ref()),
+            length_bytes: state.bytes,
+            resumed: state.resumed,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn draw(app: &mut App, theme: Theme, frame: &mut Frame<'_>, area: Rec
             let text = format!("the agent does not know {} any more; Esc goes back", app.shown(address));
             vec![Line::from(theme.span(Tone::Warn, &text))]
         }
-        Detail::Known(detail) => match client::render(detail, app.now(), Paint::PLAIN) {
+        Detail::Known(detail) => match client::render(detail, None, app.now(), Paint::PLAIN) {
             Ok(page) => page.lines().map(|line| styled(theme, &app.shown(line))).collect(),
             Err(error) => vec![Line::from(theme.span(Tone::Bad, &error.to_string()))],
         },

@@ -41,12 +41,15 @@ pub(crate) fn run() -> Result<()> {
     println!("engine: clients x exchanges   exchanges/s   to the yardstick   bytes a client");
     let once = measure(&Case { clients: 1_000, exchanges: 1_000 })?;
     let four = measure(&Case { clients: 1_000, exchanges: 4_000 })?;
+    let busy = measure(&Case { clients: 20_000, exchanges: 300 })?;
     let many = measure(&Case { clients: 100_000, exchanges: FEW })?;
-    ensure!(
-        many.bytes_per_client <= MOST_BYTES,
-        "100,000 clients take {:.0} bytes each, more than {MOST_BYTES:.0}",
-        many.bytes_per_client
-    );
+    for (cost, which) in [(busy, "that have asked much"), (many, "that have asked little")] {
+        ensure!(
+            cost.bytes_per_client <= MOST_BYTES,
+            "clients {which} take {:.0} bytes each, more than {MOST_BYTES:.0}",
+            cost.bytes_per_client
+        );
+    }
     let growth = four.engine / once.engine;
     println!("engine: four times the records cost {growth:.2}x each");
     ensure!(growth <= MOST_GROWTH, "an exchange costs {growth:.2}x when there are four times as many");
@@ -69,7 +72,7 @@ fn measure(case: &Case) -> Result<Cost> {
 
     let (held, begun) = (resident()?, cpu()?);
     let config = EngineConfig { max_clients: case.clients as usize, ..EngineConfig::default() };
-    let mut engine = Engine::new(config);
+    let mut engine = Engine::new(config.clone());
     let mut told = None;
     play(case, |exchange, now| {
         if told.replace(now) != Some(now) {
@@ -91,8 +94,9 @@ fn measure(case: &Case) -> Result<Cost> {
         yardstick: yardstick.as_nanos() as f64 / total as f64,
         bytes_per_client: grown as f64 / f64::from(case.clients),
     };
+    let saving = saving(&engine, config)?;
     println!(
-        "{:>17} x {:<9} {:>13.0} {:>16.1}x {:>16.0}",
+        "{:>17} x {:<9} {:>13.0} {:>16.1}x {:>16.0}   {saving}",
         case.clients,
         case.exchanges,
         1e9 / cost.engine,
@@ -100,6 +104,24 @@ fn measure(case: &Case) -> Result<Cost> {
         cost.bytes_per_client
     );
     Ok(cost)
+}
+
+/// What it takes to save the engine and to load it again.
+fn saving(engine: &Engine, config: EngineConfig) -> Result<String> {
+    let clients = engine.stats().clients;
+    let begun = cpu()?;
+    let saved = engine.save().context("cannot save the engine")?;
+    let save = cpu()?.saturating_sub(begun);
+    let begun = cpu()?;
+    let loaded = Engine::load(config, &saved).context("cannot load the engine")?;
+    let load = cpu()?.saturating_sub(begun);
+    ensure!(loaded.stats().clients == clients, "{} clients were loaded", loaded.stats().clients);
+    let each = |total: f64| total / clients as f64;
+    let [save, load] = [save, load].map(|time| each(time.as_secs_f64() * 1e6));
+    Ok(format!(
+        "{:.0} bytes a client saved in {save:.1} us, loaded in {load:.1} us",
+        each(saved.len() as f64)
+    ))
 }
 
 /// Every client asks once a minute, in an order of no pattern; the second in which an exchange ends is told with it.
