@@ -137,6 +137,7 @@ mod tests {
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
     };
+    use tonic::transport::Endpoint;
     use tonic_health::pb::health_client::HealthClient;
 
     use super::*;
@@ -177,7 +178,9 @@ mod tests {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
-        let mut client = HealthClient::connect(format!("http://{address}")).await.unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        let mut client = HealthClient::new(channel);
         let mut health = [0; 2];
         for (service, status) in ["", LIVENESS].into_iter().zip(&mut health) {
             let request = HealthCheckRequest { service: service.into() };

@@ -16,7 +16,7 @@ use crate::{net::Namespace, process::Process};
 /// Where it listens, inside the namespace.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 /// How long it may take to start.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// A running Prometheus. Dropped, it is asked to end and waited for.
 #[derive(Debug)]

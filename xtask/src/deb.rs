@@ -34,12 +34,11 @@ const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// The verb. Programs that are given are packed as they are; others are built for release first.
 pub(crate) fn run(given: Option<PathBuf>, output: Option<PathBuf>) -> Result<()> {
-    let programs = match given {
-        Some(programs) => programs,
-        None => {
-            build::release()?.result()?;
-            programs(Profile::Release)?
-        }
+    let programs = if let Some(programs) = given {
+        programs
+    } else {
+        build::release()?.result()?;
+        programs(Profile::Release)?
     };
     let output = output.unwrap_or_else(|| root().join("target/debian"));
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;

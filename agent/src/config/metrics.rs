@@ -20,7 +20,7 @@ pub struct Metrics {
 }
 
 /// What a user may set about it.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsSettings {
     /// Answer Prometheus (/metrics) and probes (/livez, /readyz, grpc.health.v1) there, in clear text: ADDRESS:PORT
