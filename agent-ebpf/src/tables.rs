@@ -2,7 +2,7 @@
 //!
 //! Names and types here are what the agent's loader relies on. Sizes are set when loading.
 
-use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
+use core::{arch::asm, ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext, Global,
@@ -314,8 +314,15 @@ unsafe impl<C: EbpfContext> Tables for Kernel<'_, C> {
     #[inline(always)]
     fn count(&self, counter: Counter) {
         if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-            // SAFETY: this core's own entry; a discriminant is below the number of counters.
-            unsafe { (*counters)[counter as usize] += 1 };
+            let mut index = counter as usize;
+            // The compiler knows that a discriminant is below the number of counters, an older verifier does not: it is to
+            // see the comparison.
+            // SAFETY: arithmetic on a register, and none that changes it.
+            unsafe { asm!("{0} &= 0xff", inout(reg) index, options(pure, nomem, nostack)) };
+            // SAFETY: this core's own entry.
+            if let Some(count) = unsafe { (*counters).get_mut(index) } {
+                *count += 1;
+            }
         }
         if counter.is_loss() && level_enabled(Level::Debug) {
             debug!(self.0, "{}", counter.name());
